@@ -1,0 +1,1 @@
+"""metarun: few-shot meta-learning and continual learning from configuration files."""

@@ -1,0 +1,118 @@
+"""What every learner is: it adapts to the support sets of T tasks at once, then predicts their queries."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.config import ConfigError
+from metarun.episodes import Episodes, Examples, Kind, TaskSpec
+from metarun.model.network import Network
+from metarun.model.norm import Norm, Statistics
+
+BatchNormMode = Literal["transductive", "support", "running"]
+"""Whose statistics normalise a query: the query batch's own, the support set's, or running ones kept in training."""
+
+
+class Algorithm(nn.Module, ABC):
+    """A learner of tasks. Its parameters are the slow weights, which the trainer's outer loop updates.
+
+    A subclass says how it adapts and predicts; training, chunks of tasks and statistics follow from that.
+
+    Attributes:
+        kinds: the kinds of task it can learn.
+        steps: inner steps that a test takes; None where the learner does not adapt by steps.
+        task_chunk: tasks taken at once in training, which bounds memory; None: all.
+        batch_norm: whose statistics normalise a query.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
+    steps: int | None = None
+    batch_norm: BatchNormMode = "transductive"
+
+    def __init__(self, spec: TaskSpec, task_chunk: int | None = None) -> None:
+        super().__init__()
+        if spec.kind not in self.kinds:
+            raise ConfigError(
+                f"{type(self).__name__} learns {' and '.join(sorted(self.kinds))} alone, but data={spec.name} is {spec.kind};"
+                " choose another algo or data"
+            )
+        self.spec = spec
+        self.task_chunk = task_chunk
+        self._seen: list[Statistics] = []
+        """Batch statistics of this update's passes, to be written when it ends."""
+
+    # What a learner defines -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def adapt(self, support: Examples, steps: int | None = None) -> Any:
+        """Learn T tasks from their support sets → a state for `predict`; ``steps`` None: as in training."""
+
+    @abstractmethod
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        """``x`` (T, n, *input_shape) → logits or means (T, n, outputs)."""
+
+    # What follows from it ---------------------------------------------------------------------------------------------------
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        """Query loss of each task after adaptation, (T,)."""
+        return task_losses(self.predict(self.adapt(episodes.support), episodes.query.x), episodes.query.y)
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        """Fill the gradients of the slow weights with those of the mean loss → the tasks' losses (T,), detached."""
+        losses = []
+        for part in episodes.split(self.chunk(episodes)):
+            loss = self.losses(part)
+            (loss.sum() / len(episodes)).backward()
+            losses.append(loss.detach())
+        if self._seen:
+            self.network.update_running(self._seen)
+            self._seen = []
+        return torch.cat(losses)
+
+    def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
+        """Predictions after each of 0 … ``steps`` inner steps, (steps + 1, T, n, outputs); without steps (1, T, n, outputs)."""
+        return self.predict(self.adapt(support), x).unsqueeze(0)
+
+    def chunk(self, episodes: Episodes) -> int | None:
+        """Tasks to take at once: as configured, or what suits the network on this device."""
+        if self.task_chunk is not None:
+            return self.task_chunk
+        return self.network.task_chunk if episodes.query.x.device.type == "cpu" else None
+
+    # Networks and their batch norms -----------------------------------------------------------------------------------------
+
+    network: Network
+    """The network whose weights are learned; subclasses set it."""
+
+    def norm(self, *, query: bool) -> Norm:
+        """The batch norms of a pass under the mode `running` or with the batch's own statistics.
+
+        In training every pass uses its own batch, and passes over queries are what running statistics are made of.
+        """
+        if self.batch_norm != "running":
+            return Norm()
+        if not self.training:
+            return Norm(self.network.running())
+        return Norm(record="values" if query else None)
+
+    def observe(self, norm: Norm) -> None:
+        """Keep what a training pass saw, for the running statistics."""
+        if self.training and norm.seen:
+            self._seen.append(norm.seen)
+
+
+def task_losses(predictions: Tensor, y: Tensor) -> Tensor:
+    """Mean loss of each task, (T,): squared error for targets (T, n, d), cross entropy for labels (T, n)."""
+    if y.is_floating_point():
+        return (predictions - y).square().flatten(1).mean(1)
+    return F.cross_entropy(predictions.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
+
+
+def task_scores(predictions: Tensor, y: Tensor) -> Tensor:
+    """What a test reports for each task, (…, T): accuracy for labels (T, n), mean squared error for targets (T, n, d)."""
+    if y.is_floating_point():
+        return (predictions - y).square().flatten(-2).mean(-1)
+    return (predictions.argmax(-1) == y).float().mean(-1)

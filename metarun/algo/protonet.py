@@ -1,0 +1,79 @@
+"""Prototypical networks (Snell, Swersky and Zemel, NeurIPS 2017)."""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
+from metarun.config import require
+from metarun.episodes import Episodes, Examples, Kind, TaskSpec
+from metarun.model.network import NetworkFactory
+from metarun.model.norm import Norm, Statistics
+
+
+class Prototypes(NamedTuple):
+    """Mean embedding of each class, (T, ways, d), with the statistics that queries are normalised with (None: their own)."""
+
+    means: Tensor
+    statistics: Statistics | None
+
+
+class ProtoNet(Algorithm):
+    """Classify by the nearest class mean in a learned embedding (Algorithm 1; equations 1 and 2, squared Euclidean distance).
+
+    Args:
+        batch_norm: "running" (in training support and query are one batch; in a test running statistics, as in the paper's
+            code), "transductive" (support and query each by their own statistics) or "support" (both by the support set's).
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        batch_norm: BatchNormMode = "running",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, task_chunk)
+        require(task_chunk is None or task_chunk > 0, "task_chunk", task_chunk, "1 or more, or null")
+        self.network = network(None)
+        self.batch_norm = batch_norm
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Prototypes:
+        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
+        embedded = self._embed(support.x, norm)
+        return Prototypes(class_means(embedded, support), norm.seen if self.batch_norm == "support" else None)
+
+    def predict(self, state: Prototypes, x: Tensor) -> Tensor:
+        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
+        return -squared_distances(self._embed(x, norm), state.means)
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        if self.batch_norm != "running" or not self.training:
+            return super().losses(episodes)
+        support, query = episodes.support, episodes.query
+        norm = self.norm(query=True)
+        embedded = self._embed(torch.cat([support.x, query.x], 1), norm)
+        self.observe(norm)
+        n = support.x.shape[1]
+        return task_losses(-squared_distances(embedded[:, n:], class_means(embedded[:, :n], support)), query.y)
+
+    def _embed(self, x: Tensor, norm: Norm) -> Tensor:
+        return self.network(self.network.weights(), x, norm)
+
+
+def class_means(embedded: Tensor, of: Examples) -> Tensor:
+    """Mean embedding of the examples of each class: (T, n, d) → (T, ways, d). Each class has an example."""
+    if of.ways is None:
+        raise ValueError("a class mean needs labels")
+    members = F.one_hot(of.y, of.ways).to(embedded.dtype)
+    return members.mT @ embedded / members.sum(1).unsqueeze(-1)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """(T, n, d) and (T, m, d) → (T, n, m), by the binomial formula, which needs no (T, n, m, d)."""
+    return a.square().sum(-1, keepdim=True) - 2 * a @ b.mT + b.square().sum(-1).unsqueeze(1)

@@ -1,0 +1,113 @@
+"""From a config node to an object: `_target_` names the class, its constructor's signature is the schema.
+
+Each parameter is therefore written twice and no more: in the constructor, with its type, and in the YAML, with its value. Types
+are checked by pydantic against the annotations, ranges by the constructor itself through `require`.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from metarun.config import ConfigError, RangeError, nearest
+
+
+def locate(target: str, key: str = "_target_") -> Any:
+    """The class or function with the dotted name ``target``."""
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{key}={target}: expected a dotted name such as package.module.Class")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only a module that is missing on the way to the target is the user's typo; one missing inside it is a bug to show.
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ConfigError(f"{key}={target}: no module named {error.name}") from None
+        raise
+    if not hasattr(module, name):
+        raise ConfigError(f"{key}={target}: no {name} in {module_name}{nearest(name, vars(module))}")
+    return getattr(module, name)
+
+
+def build(node: Any, *args: Any, key: str, **given: Any) -> Any:
+    """Call ``node._target_`` with ``args``, ``given`` and the node's other keys.
+
+    ``key`` is the node's place in the configuration, for messages. Parameters filled by ``args`` and ``given`` are not config
+    keys.
+
+    Raises:
+        ConfigError: an unknown key, a missing one, a value of the wrong type or out of range.
+    """
+    values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    if not isinstance(values, Mapping) or "_target_" not in values:
+        raise ConfigError(f"{key}: expected keys and a _target_, found {values!r}")
+    target = locate(values["_target_"], f"{key}._target_")
+    schema = config_parameters(target, len(args), given)
+    taken = {}
+    for name, value in values.items():
+        if name == "_target_":
+            continue
+        if name not in schema:
+            raise ConfigError(f"{key}.{name}: no such key{nearest(name, schema)}")
+        taken[name] = _typed(value, schema[name], f"{key}.{name}")
+    for name, parameter in schema.items():
+        if parameter.default is parameter.empty and name not in taken:
+            raise ConfigError(f"{key}.{name}: missing, and it has no default")
+    try:
+        return target(*args, **given, **taken)
+    except RangeError as error:
+        if error.key.partition(".")[0] in schema:
+            raise RangeError(f"{key}.{error.key}", error.value, error.expected) from None
+        raise
+
+
+def config_parameters(target: Any, positional: int, given: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of ``target`` that a configuration may set, annotations resolved."""
+    callee = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = get_type_hints(callee)
+    except (NameError, TypeError):  # annotations that only a type checker can resolve: taken as they come
+        hints = {}
+    parameters = list(inspect.signature(target).parameters.values())[positional:]
+    return {
+        p.name: p.replace(annotation=hints.get(p.name, Any))
+        for p in parameters
+        if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+
+
+def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
+    if value == "???":
+        raise ConfigError(f"{key}: missing; give it as {key}=VALUE")
+    if isinstance(value, Mapping) and "_target_" in value:  # an object inside an object, built by whoever takes it
+        return value
+    hint = parameter.annotation
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    except PydanticSchemaGenerationError:
+        return value
+    except Exception as error:  # pydantic refuses a config for types that bring their own
+        if getattr(error, "code", None) != "type-adapter-config-unused":
+            raise
+        adapter = TypeAdapter(hint)
+    try:
+        # As JSON, so that a YAML list passes for a tuple and an integer for a float, but no text for a number.
+        return adapter.validate_json(json.dumps(value))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]["msg"]
+        raise ConfigError(f"{key}={value}: expected {_readable(hint)}, {_lower(problem)}") from None
+
+
+def _readable(hint: Any) -> str:
+    args = getattr(hint, "__args__", None)
+    if args and all(isinstance(a, str) for a in args):  # a Literal
+        return "one of " + ", ".join(args)
+    return hint.__name__ if inspect.isclass(hint) and not args else str(hint).replace("typing.", "")
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,266 @@
+"""The command line: compose a configuration, say one clear line on a mistake, hand it to `metarun.run`. Imports no torch."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.config import ConfigError, nearest
+
+PACKAGE = Path(__file__).resolve().parent
+CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
+GROUPS = {
+    "algo": "how to learn from a support set",
+    "data": "where tasks come from",
+    "model": "the network; the data brings one that suits it",
+    "cl": "continual learning over stages",
+    "trainer": "the outer loop",
+    "+paper": "the protocol of a published result, in full",
+}
+CHOICES = ("algo", "data", "cl", "model")
+NO_EFFECT = ("seed", "restart", "any_code", "data.root") + tuple(
+    f"trainer.{key}" for key in ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks")
+)
+"""Keys that do not change what a run computes, or (the seed) stand in its folder's name themselves."""
+
+log = logging.getLogger(__name__)
+
+
+def main() -> NoReturn:
+    """The console script. Exit status: 0; 1 diverged or a bug; 2 a mistake of the user's; 128 + signal when stopped."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through, to be said in one line here
+    sys.path.insert(0, os.getcwd())  # a user's own classes
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(help_text(arguments))
+        sys.exit(0)
+    if "--version" in arguments:
+        print(f"metarun {version('metarun')}")
+        sys.exit(0)
+    try:
+        check_user_choices()
+        job()
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, arguments), 2)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        said = getattr(error, "message", "stopped")
+        fail(f"{said}; the same command goes on from there", 128 + number)
+    except ValueError as error:
+        if not raised_by_hydra(error):
+            raise
+        fail(explain(error, arguments), 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "Diverged":
+            raise
+        fail(str(error), 1)
+    sys.exit(0)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """One line on stderr, and the exit status."""
+    print(f"metarun: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
+def job(config: DictConfig) -> None:
+    """One run, of a single command or of a sweep."""
+    from metarun.tracking import RunFolder, source_digest
+
+    folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    choices = {group: HydraConfig.get().runtime.choices[group] for group in CHOICES}
+    if config.restart:
+        folder.supersede()
+    found = folder.results()
+    if found is None or found.get("status") not in ("finished", "diverged"):
+        from metarun.run import run
+
+        found = run(config, choices, folder.path)
+    else:
+        log.info("Already %s", found["status"])
+        if found["environment"]["source"] != source_digest():
+            log.warning("This run was made by other code than metarun's present one; restart=true makes it again")
+    if found["status"] == "diverged":
+        from metarun.trainer.trainer import Diverged
+
+        raise Diverged(f"{found['stopped']} ({folder.path}); restart=true starts over")
+    from metarun.report.summary import describe
+
+    log.info("%s\n\n%s", describe(found), folder.path)
+
+
+# The run directory's name ----------------------------------------------------------------------------------------------------
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """`maml-sine/1f0c9a2b-seed0`: the choices, a digest of what determines the result, and the seed."""
+    config = OmegaConf.to_container(_root_, resolve=False)
+    choices = _root_.hydra.runtime.choices
+    if not isinstance(config, dict):
+        raise TypeError("the configuration is no mapping")
+    config.pop("hydra", None)
+    plain = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    for key in NO_EFFECT:
+        node: Any = plain
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
+    name = "-".join(choices[group] for group in ("algo", "data", "cl") if choices.get(group, "none") != "none")
+    return f"{name}/{digest}-seed{_root_.seed}"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+# The user's own configurations -----------------------------------------------------------------------------------------------
+
+
+class UserConfigs(SearchPathPlugin):
+    """Adds a `conf/` folder of the working directory to the places where choices are looked for."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if user_folder().is_dir():
+            search_path.append("user", f"file://{user_folder()}")
+
+
+Plugins.instance().register(UserConfigs)
+
+
+def user_folder() -> Path:
+    """Where a user's own choices lie."""
+    return Path.cwd() / "conf"
+
+
+def check_user_choices() -> None:
+    """Refuse a choice of the user's that has a shipped one's name, which Hydra would pass over silently."""
+    for group in CHOICES:
+        for path in (user_folder() / group).glob("*.yaml"):
+            if (CONFIGS / group / path.name).is_file():
+                raise ConfigError(f"{path}: {group}={path.stem} is a choice of metarun's own; give yours another name")
+
+
+def folders(arguments: list[str]) -> Iterator[Path]:
+    """The folders of choices: metarun's, the user's `conf/`, and `--config-dir`."""
+    yield CONFIGS
+    yield user_folder()
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            yield Path(value if equals else "".join(arguments[i + 1 : i + 2]))
+
+
+def choices_of(group: str, arguments: list[str]) -> dict[str, Path]:
+    """The choices of a group and their files."""
+    found = [path for folder in folders(arguments) for path in sorted((folder / group).glob("*.yaml"))]
+    return {path.stem: path for path in reversed(found)}
+
+
+# What is shown ---------------------------------------------------------------------------------------------------------------
+
+
+def help_text(arguments: list[str]) -> str:
+    """Every group with its choices, and a line on each: the first comment of its file."""
+    lines = [
+        "metarun: meta-learning and continual learning, from a configuration to a results file",
+        "",
+        "usage: metarun [GROUP=CHOICE ...] [KEY=VALUE ...] [-m] [--cfg job] [--config-dir DIR]",
+    ]
+    for title, about in GROUPS.items():
+        group = title.lstrip("+")
+        found = choices_of(group, arguments)
+        if found:
+            lines += ["", f"{title}=  {about}"]
+            lines += [f"  {name:<24} {headline(path)}" for name, path in sorted(found.items())]
+    lines += [
+        "",
+        "Examples:",
+        "  metarun                                            MAML on sine waves, in under a minute",
+        "  metarun algo=protonet data=omniglot data.shots=5   another algorithm, data set and value",
+        "  metarun -m algo=maml,fomaml seed=0,1,2             a sweep: six runs in one output folder",
+        "",
+        "--cfg job shows the whole configuration, -m sweeps over lists, --hydra-help tells Hydra's own flags.",
+        "The same command again continues an unfinished run and shows a finished one; restart=true starts over.",
+        'Tab completion in bash: eval "$(metarun -sc install=bash)"',
+    ]
+    return "\n".join(lines)
+
+
+def headline(path: Path) -> str:
+    """The first comment of a YAML file that says something: package directives are passed over."""
+    for line in path.read_text().splitlines():
+        if line.startswith("#") and not line.startswith("# @"):
+            return line.lstrip("# ")
+    return ""
+
+
+def raised_by_hydra(error: BaseException) -> bool:
+    """Whether the innermost frame of a traceback is Hydra's or its parser's, which let some mistakes out as ValueError."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return module.partition(".")[0] in ("hydra", "omegaconf", "antlr4")
+
+
+def explain(error: BaseException, arguments: list[str]) -> str:
+    """A mistake in one line: what was found, and the nearest valid choice."""
+    text = str(error)
+    if isinstance(error, ConfigError):
+        return one_line(text)
+    if match := re.search(r"Could not (?:find|load) '([\w@./+-]+)/([^/']+)'", text):
+        group, choice = match[1].split("@")[0], match[2]
+        return f"{group}={choice}: no such choice{nearest(choice, choices_of(group, arguments))}"
+    if match := re.search(r"(?:Could not override|Key) '([^']+)'", text):
+        key = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^']+)'", text) or match
+        return f"{key[1]}: no such key{nearest_key(key[1], arguments)}"
+    if match := re.search(r"You must specify '([^']+)'", text):
+        return f"{match[1]}: missing; choose from {', '.join(choices_of(match[1], arguments))}"
+    if "parsing" in text.lower() or not isinstance(error, HydraException | OmegaConfBaseException):
+        bad = next((a for a in arguments if a and a in text), None) or next((a for a in arguments if a[:1] == "="), text)
+        return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE"
+    return one_line(text)
+
+
+def nearest_key(key: str, arguments: list[str]) -> str:
+    """The suggestion for an unknown key: among the groups and keys at its level."""
+    group, dot, name = key.rpartition(".")
+    if not dot:
+        top = [k for k in keys_of(CONFIGS / "config.yaml") if k not in ("defaults", "hydra")]
+        return nearest(key, [*top, *(g.lstrip("+") for g in GROUPS)])
+    files = choices_of(group.partition(".")[0], arguments).values()
+    return nearest(name, {k for path in files for k in keys_of(path)} - {"_target_", "defaults"})
+
+
+def keys_of(path: Path) -> list[str]:
+    """The top keys of a YAML file."""
+    content = yaml.safe_load(path.read_text())
+    return list(content) if isinstance(content, Mapping) else []
+
+
+def one_line(text: str) -> str:
+    """A message of several lines in one."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Mistakes in a configuration, said in one line. Imports nothing heavy: the command line needs it at once."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A mistake of the user's in a configuration or in data: one line that says what, where and what would be right."""
+
+
+class RangeError(ConfigError):
+    """A value of the right type that is out of range; `build` adds where in the configuration it stands."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{key}={value}: expected {expected}")
+        self.key, self.value, self.expected = key, value, expected
+
+
+def require(ok: bool, key: str, value: object, expected: str) -> None:
+    """Raise a `RangeError` unless ``ok``: ``require(lr > 0, "lr", lr, "a number above 0")``."""
+    if not ok:
+        raise RangeError(key, value, expected)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or the choices where none is near, or nothing where there are none."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f" (choose from {', '.join(choices)})" if choices else ""

@@ -1,0 +1,107 @@
+"""Where data lies: archives found under data roots or downloaded, and decoded arrays in a cache.
+
+`METARUN_DATA` or `data.root` names the roots (several may be joined by `os.pathsep`), each with a folder a data set; they may be
+read-only. Decoded arrays go to `METARUN_CACHE`. Both default to the user's own folders.
+"""
+
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import pooch
+from numpy.typing import NDArray
+
+from metarun.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def roots(root: str | None) -> list[Path]:
+    """The data roots, those of the configuration before the environment's before the user's data folder."""
+    named = root or os.environ.get("METARUN_DATA") or str(platformdirs.user_data_path("metarun"))
+    return [Path(part).expanduser() for part in named.split(os.pathsep) if part]
+
+
+def find(root: str | None, folder: str, name: str, url: str | None = None, md5: str | None = None) -> Path:
+    """The file ``name`` of the data set ``folder``: found under a root, else downloaded from ``url`` into the first one.
+
+    A download goes to a temporary name, is checked against ``md5`` and then renamed.
+
+    Raises:
+        ConfigError: it is not there and cannot be fetched; the line says what to put where.
+    """
+    places = [base / folder / name for base in roots(root)]
+    for place in places:
+        if place.is_file():
+            return place
+    here = f"{folder}/{name} is under none of the data roots ({', '.join(map(str, roots(root)))})"
+    if url is None:
+        raise ConfigError(f"data.root: {here}")
+    log.info("Downloading %s to %s", url, places[0])
+    pooch.get_logger().setLevel(logging.ERROR)
+    try:
+        pooch.retrieve(url, known_hash=md5 and f"md5:{md5}", fname=name, path=places[0].parent, progressbar=False)
+    except (OSError, ValueError) as error:  # no network, no place to write, or another file than the published one
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(
+            f"data.root: {here} and downloading failed ({type(error).__name__}: {reason});"
+            f" get {url} and put it in {places[0].parent}, or point METARUN_DATA or data.root at a folder that has {folder}/{name}"
+        ) from None
+    return places[0]
+
+
+def cache_folder() -> Path:
+    """Where decoded arrays are kept."""
+    named = os.environ.get("METARUN_CACHE")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("metarun")
+
+
+def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
+    """The arrays that ``make`` returns, made once and then read from the cache file ``name``.npz.
+
+    ``name`` must say everything that the arrays depend on, the version of the decoding too. A file that does not carry its own
+    checksum is made anew. It is written beside and renamed, so any number of processes may do this at once.
+    """
+    path = cache_folder() / f"{name}.npz"
+    arrays = _read(path)
+    if arrays is not None:
+        return arrays
+    arrays = make()
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            np.savez(file, checksum=_checksum(arrays), **arrays)
+        beside.replace(path)
+    except OSError as error:
+        log.warning("Could not keep %s (%s): it will be decoded again", path, error.strerror or error)
+    finally:
+        beside.unlink(missing_ok=True)
+    return arrays
+
+
+def _read(path: Path) -> dict[str, NDArray[np.generic]] | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        if bytes(arrays.pop("checksum")) == bytes(_checksum(arrays)):
+            return arrays
+    except Exception as error:  # whatever a damaged file makes numpy or zipfile raise
+        log.debug("%s: %r", path, error)
+    log.warning("%s is damaged: decoding again", path)
+    return None
+
+
+def _checksum(arrays: dict[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(arrays):
+        digest.update(f"{key} {arrays[key].dtype} {arrays[key].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[key]).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.uint8)

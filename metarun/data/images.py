@@ -1,0 +1,84 @@
+"""Few-shot classification tasks from labelled images: one uint8 tensor on the device, tasks by a hash and one gather."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarun.config import RangeError
+from metarun.data.source import TaskShape, TaskSource
+from metarun.episodes import Episodes, Examples
+from metarun.rng import bits, choose
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes of images that lie one after another in a tensor: where each begins and how many it has, (classes,) int64."""
+
+    start: Tensor
+    size: Tensor
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def check(self, shape: TaskShape, split: str, key: str = "") -> None:
+        """Raise a `RangeError` where these classes cannot fill a task of this shape; ``key`` is "" or "train_"."""
+        if shape.ways is not None and shape.ways > len(self):
+            raise RangeError(f"data.{key}ways", shape.ways, f"at most the {len(self)} classes of the {split} split")
+        fewest = int(self.size.min())
+        if shape.shots + shape.queries > fewest:
+            raise RangeError(
+                f"data.{key}shots + data.{key}queries",
+                shape.shots + shape.queries,
+                f"at most the {fewest} images of a class in the {split} split",
+            )
+
+
+class ImageTasks(TaskSource):
+    """N-way tasks: classes without replacement, then images of each without replacement, class by class.
+
+    ``context`` tells the global class ids, (T, ways).
+
+    Args:
+        key: of the random draws.
+        images: (images, C, H, W) uint8.
+        classes: those of this split.
+        shape: of a task.
+        turn: with rotations drawn per task, the number of images from one quarter turn of the whole set to the next in
+            ``images``; each class of a task is turned by itself. None: not turned.
+    """
+
+    def __init__(self, key: int, images: Tensor, classes: Classes, shape: TaskShape, turn: int | None = None) -> None:
+        self.key, self.images, self.shape, self.turn = key, images, shape, turn
+        self.start, self.size = classes.start.to(images.device), classes.size.to(images.device)
+        if shape.ways is None:
+            raise ValueError("image tasks are classification: shape.ways is None")
+        self.ways = shape.ways
+
+    def sample(self, ids: Tensor) -> Episodes:
+        ways, shots, per_class = self.ways, self.shape.shots, self.shape.shots + self.shape.queries
+        ids = ids.to(self.images.device)
+        draws = bits(self.key, ids, ways * (2 + per_class))
+        chosen = choose(draws[:, :ways], len(self.start))
+        within = choose(draws[:, 2 * ways :].view(-1, ways, per_class), self.size[chosen])
+        index = self.start[chosen].unsqueeze(-1) + within
+        if self.turn is not None:
+            index = index + self.turn * (draws[:, ways : 2 * ways] >> 29).unsqueeze(-1)
+        labels = torch.arange(ways, device=ids.device).unsqueeze(-1)
+        return Episodes(
+            *(
+                Examples(self._pixels(part), labels.expand(part.shape).flatten(1), ways)
+                for part in (index[..., :shots], index[..., shots:])
+            ),
+            {"classes": chosen},
+        )
+
+    def _pixels(self, index: Tensor) -> Tensor:
+        """(T, ways, n) → (T, ways · n, C, H, W) float32 in [0, 1]."""
+        pixels = self.images.index_select(0, index.flatten())
+        return (pixels * (1 / 255)).view(len(index), -1, *self.images.shape[1:])
+
+
+def quarter_turns(images: Tensor) -> Tensor:
+    """(images, C, H, W) → (4 · images, C, H, W): as they are, then turned by 90, 180 and 270 degrees counterclockwise."""
+    return torch.cat([torch.rot90(images, k, (2, 3)) for k in range(4)])

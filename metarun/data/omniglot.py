@@ -1,0 +1,165 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake, Salakhutdinov and Tenenbaum, Science 2015).
+
+Source: github.com/brendenlake/omniglot, MIT licence. Read from the two official zips, decoded once to 28×28 with bright ink
+(the files have it dark), inputs (1, 28, 28) in [0, 1].
+
+Splits: `vinyals`, 1,028 / 172 / 423 characters (Vinyals et al. 2016, the lists of the prototypical networks' release), or `maml`,
+1,100 / 100 / 423 at random as in MAML's code.
+"""
+
+import io
+import re
+import zipfile
+import zlib
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from metarun.config import ConfigError
+from metarun.data import archives
+from metarun.data.images import Classes, ImageTasks, quarter_turns
+from metarun.data.source import Data, Split, Stage, TaskShape, task_shapes
+from metarun.episodes import TaskSpec
+from metarun.rng import derive
+
+URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+ARCHIVES = {  # published MD5 of the official container, and characters inside
+    "images_background": ("68d2efa1b9178cc56df9314c21c6e718", 964),
+    "images_evaluation": ("6b91aef0f799c5bb55b94e3f2daec811", 659),
+}
+DRAWERS = 20
+SIDE = 28
+DECODING = "v1"
+"""Raised whenever decoded pixels would change, so that a cache of before is not taken."""
+
+
+class Omniglot(Data):
+    """Tasks over handwritten characters.
+
+    Args:
+        seed: of the tasks.
+        root: folders with `omniglot/images_*.zip`; null: `METARUN_DATA`, else the user's data folder.
+        split: "vinyals" or "maml".
+        split_seed: of the "maml" split.
+        resize: "nearest" (binary images, as the releases of MAML, Reptile and ProtoNet train on) or "antialias" (Lanczos grey,
+            as torchvision's loaders give).
+        rotations: quarter turns as further classes in every split ("classes", as ProtoNet) or in training only
+            ("train_classes", as Reptile), drawn for each class of each task ("task", as MAML), or "none".
+        ways, shots, queries: classes of a test task, support examples and queries of each.
+        train_ways, train_shots, train_queries: the same in training; null: as in the test.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        root: str | None = None,
+        split: Literal["vinyals", "maml"] = "vinyals",
+        split_seed: int = 1,
+        resize: Literal["nearest", "antialias"] = "nearest",
+        rotations: Literal["classes", "train_classes", "task", "none"] = "classes",
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        train_ways: int | None = None,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+    ) -> None:
+        self.train, self.test = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
+        self.spec = TaskSpec("classification", (1, SIDE, SIDE), ways, train_ways or ways, "omniglot")
+        self.seed, self.rotations = seed, rotations
+        decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", lambda: decode(root, resize))
+        self.images = torch.from_numpy(decoded["images"])
+        names = [str(name) for name in decoded["characters"]]
+        self.characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
+        for which in ("train", "val", "test"):
+            shape = self.train if which == "train" else self.test
+            self._classes(which).check(shape, which, "train_" if which == "train" and shape != self.test else "")
+
+    def stages(self, device: torch.device) -> list[Stage]:
+        images = (self.images if self.rotations == "none" else quarter_turns(self.images)).to(device)
+        turn = len(self.images) if self.rotations == "task" else None
+
+        def source(split: Split) -> ImageTasks:
+            shape = self.train if split == "train" else self.test
+            return ImageTasks(derive(self.seed, "tasks", split, 0), images, self._classes(split), shape, turn)
+
+        return [Stage("omniglot", source("train"), source("val"), source("test"))]
+
+    def _classes(self, split: Split) -> Classes:
+        """Characters of a split, four times over where their turns are classes of their own."""
+        start = torch.from_numpy(self.characters[split]) * DRAWERS
+        if self.rotations == "classes" or (self.rotations == "train_classes" and split == "train"):
+            start = torch.cat([start + k * len(self.images) for k in range(4)])
+        return Classes(start, torch.full_like(start, DRAWERS))
+
+
+def vinyals_split(names: list[str]) -> dict[Split, NDArray[np.int64]]:
+    """Indices into ``names`` (`Alphabet/characterNN`) of the characters of each split."""
+    index = {name: i for i, name in enumerate(names)}
+    lists = resources.files("metarun.data") / "splits" / "omniglot_vinyals"
+    return {
+        split: np.array([index[name] for name in (lists / f"{split}.txt").read_text().split()])
+        for split in ("train", "val", "test")
+    }
+
+
+def random_split(characters: int, seed: int) -> dict[Split, NDArray[np.int64]]:
+    """1,100 / 100 / the rest, at random."""
+    order = np.random.default_rng(derive(seed, "omniglot split")).permutation(characters)
+    return {"train": order[:1100], "val": order[1100:1200], "test": order[1200:]}
+
+
+def decode(root: str | None, resize: str) -> dict[str, NDArray[np.generic]]:
+    """All images (32460, 1, 28, 28) uint8, ink bright, character by character, and the characters' names (1623,)."""
+    images, characters = [], []
+    for name, (md5, count) in ARCHIVES.items():
+        path = archives.find(root, "omniglot", f"{name}.zip", f"{URL}{name}.zip", md5)
+        for character, drawings in read_archive(path, name, count, resize).items():
+            characters.append(character)
+            images.append(drawings)
+    return {"images": np.concatenate(images)[:, None], "characters": np.array(characters)}
+
+
+def read_archive(path: Path, name: str, count: int, resize: str) -> dict[str, NDArray[np.uint8]]:
+    """The drawings of each character of one official zip, (20, 28, 28), whatever the container's checksum.
+
+    Raises:
+        ConfigError: it is no zip, or its content is not ``count`` characters of 20 images of 105×105 pixels.
+    """
+    member = re.compile(rf"{name}/([^/]+/character\d\d)/\d{{4}}_(\d\d)\.png")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = sorted((m[1], m[2], m[0]) for m in map(member.fullmatch, archive.namelist()) if m)
+            per_character = Counter(character for character, _, _ in found)
+            wrong = [c for c, n in per_character.items() if n != DRAWERS]
+            if len(per_character) != count or wrong:
+                detail = f", {wrong[0]} has {per_character[wrong[0]]} images" if wrong else ""
+                raise ConfigError(
+                    f"{path}: expected {count} characters with {DRAWERS} images each,"
+                    f" found {len(per_character)} characters{detail}"
+                )
+            drawings: dict[str, list[NDArray[np.uint8]]] = {}
+            for character, _, file in found:
+                drawings.setdefault(character, []).append(_drawing(archive.read(file), f"{path}: {file}", resize))
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ConfigError(f"{path}: not a readable zip archive ({error}); remove it, and it will be downloaded") from None
+    return {character: np.stack(images) for character, images in drawings.items()}
+
+
+def _drawing(content: bytes, where: str, resize: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.size != (105, 105):
+                raise ConfigError(f"{where}: expected 105×105 pixels, found {image.size[0]}×{image.size[1]}")
+            grey = image.convert("L")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ConfigError(f"{where}: not a readable PNG ({error})") from None
+    kind = Image.Resampling.NEAREST if resize == "nearest" else Image.Resampling.LANCZOS
+    return 255 - np.asarray(grey.resize((SIDE, SIDE), kind))

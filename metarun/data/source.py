@@ -1,0 +1,89 @@
+"""What every data set gives: sources of tasks, for training, validation and test, stage by stage."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarun.config import RangeError, require
+from metarun.episodes import Episodes, TaskSpec
+
+Split = str
+"""One of "train", "val" and "test"."""
+
+
+class TaskSource(ABC):
+    """An endless numbered sequence of tasks: task ``i`` is a pure function of the source's key and ``i``."""
+
+    @abstractmethod
+    def sample(self, ids: Tensor) -> Episodes:
+        """The tasks numbered ``ids`` (T,) int64, on the source's device."""
+
+
+class Stage(NamedTuple):
+    """A part of the stream: where its tasks come from."""
+
+    name: str
+    train: TaskSource
+    val: TaskSource
+    test: TaskSource
+
+
+@dataclass(frozen=True)
+class TaskShape:
+    """How large a task is: classes (None: regression), support examples and queries of each class."""
+
+    ways: int | None
+    shots: int
+    queries: int
+
+
+class Data(ABC):
+    """A data set that can be asked for tasks.
+
+    Attributes:
+        spec: what a learner must know of the tasks.
+        train, test: shapes of a training task and of a validation or test task.
+    """
+
+    spec: TaskSpec
+    train: TaskShape
+    test: TaskShape
+
+    @abstractmethod
+    def stages(self, device: torch.device) -> list[Stage]:
+        """The stages in their given order, one where the data is not divided; tensors lie on ``device``."""
+
+    def curve(self, shots: int, device: torch.device) -> Episodes | None:
+        """A test task to draw as a curve, if these tasks are curves: ``shots`` support points, queries along the whole range."""
+        return None
+
+
+def task_shapes(
+    ways: int | None,
+    shots: int,
+    queries: int,
+    train_ways: int | None,
+    train_shots: int | None,
+    train_queries: int | None,
+) -> tuple[TaskShape, TaskShape]:
+    """Shapes of a training and of a test task from the config keys of these names; a training key left out is the test's.
+
+    Raises:
+        RangeError: a number below 1, or below 2 ways.
+    """
+    for key, value in {"ways": ways, "train_ways": train_ways}.items():
+        require(value is None or value > 1, key, value, "2 or more")
+    sizes = {"shots": shots, "queries": queries, "train_shots": train_shots, "train_queries": train_queries}
+    for key, value in sizes.items():
+        require(value is None or value > 0, key, value, "1 or more")
+    test = TaskShape(ways, shots, queries)
+    return TaskShape(train_ways or ways, train_shots or shots, train_queries or queries), test
+
+
+def require_interval(key: str, interval: tuple[float, float]) -> None:
+    """Raise a `RangeError` unless ``interval`` has a lower and an upper bound in this order."""
+    if interval[0] > interval[1]:
+        raise RangeError(key, list(interval), "a lower bound, then an upper one")

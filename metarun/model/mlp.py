@@ -1,0 +1,59 @@
+"""A multilayer perceptron with ReLU, for one set of weights or one a task."""
+
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.config import require
+from metarun.model.network import Network, Weights
+from metarun.model.norm import Norm
+
+
+class MLP(Network):
+    """``widths`` hidden layers with ReLU, then a linear head; inputs of any shape are flattened.
+
+    Args:
+        input_shape: shape of one input.
+        outputs: outputs of the head; None for an embedding, which ends in the last hidden layer.
+        widths: width of each hidden layer.
+        init: "torch" (the default of `nn.Linear`) or "truncated_normal", cut at two standard deviations with zero biases, as
+            in the released code of MAML.
+        std: standard deviation of "truncated_normal" before the cut.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        outputs: int | None,
+        widths: list[int],
+        init: Literal["torch", "truncated_normal"] = "torch",
+        std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        require(all(w > 0 for w in widths), "widths", widths, "numbers above 0")
+        require(bool(widths) or outputs is not None, "widths", widths, "a hidden layer at least, for an embedding")
+        require(std > 0, "std", std, "a number above 0")
+        sizes = [prod(input_shape), *widths, *([] if outputs is None else [outputs])]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.hidden = len(widths)
+        if init == "truncated_normal":
+            for layer in self.layers:
+                nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+                nn.init.zeros_(layer.bias)
+        self.add_running_statistics({})
+
+    def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
+        x = x.flatten(2)
+        for i in range(len(self.layers)):
+            weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
+            if weight.dim() == 2:
+                x = F.linear(x, weight, bias)
+            else:
+                x = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+            if i < self.hidden:
+                x = x.relu()
+        return x

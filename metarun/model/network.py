@@ -1,0 +1,156 @@
+"""Networks used functionally: ``network(weights, x)``, for one set of weights or one set a task."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from metarun.config import ConfigError
+from metarun.model.norm import EPS, Norm, Statistics
+
+Weights = dict[str, Tensor]
+"""Parameters by name: of the parameters' own shapes, or all with a leading task axis."""
+
+
+class NetworkFactory(Protocol):
+    """What an algorithm is given to make its networks: the configured `model`, for a number of outputs."""
+
+    def __call__(self, outputs: int | None) -> "Network":
+        """A network with ``outputs`` outputs, or an embedding without a head for None."""
+        ...
+
+
+class Network(nn.Module):
+    """A network whose parameters are the initial (slow) weights and whose forward pass takes weights from outside.
+
+    Subclasses bring a form batched by hand; `Vectorised` makes one from any `nn.Module`.
+
+    Attributes:
+        task_chunk: tasks to take at once on the CPU where memory traffic bounds the work; None: all.
+    """
+
+    task_chunk: int | None = None
+
+    def weights(self) -> Weights:
+        """The slow weights, shared by all tasks."""
+        return dict(self.named_parameters())
+
+    def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
+        """``x`` (T, n, *input_shape) → (T, n, outputs); ``norm`` None: batch norms use each task's own batch."""
+        raise NotImplementedError
+
+    def add_running_statistics(self, channels: dict[str, int]) -> None:
+        """Make room for running statistics of the layers named."""
+        self.channels = channels
+        for i, width in enumerate(channels.values()):
+            self.register_buffer(f"running_mean_{i}", torch.zeros(width))
+            self.register_buffer(f"running_var_{i}", torch.ones(width))
+
+    def running(self) -> Statistics:
+        """The running statistics, (channels,) each."""
+        return {
+            layer: (self.get_buffer(f"running_mean_{i}"), self.get_buffer(f"running_var_{i}"))
+            for i, layer in enumerate(self.channels)
+        }
+
+    @torch.no_grad()
+    def update_running(self, seen: list[Statistics], momentum: float = 0.1) -> None:
+        """Move the running statistics towards the mean over the tasks of ``seen``, once an update."""
+        for layer, averages in self.running().items():
+            for average, parts in zip(averages, zip(*(s[layer] for s in seen), strict=True), strict=True):
+                average.lerp_(torch.cat(parts).mean(0), momentum)
+
+
+class Vectorised(Network):
+    """Any `nn.Module` as a network: `vmap` over tasks of its functional call.
+
+    Batch norms are replaced by one written from mean, variance and rsqrt, because `vmap` over `F.batch_norm` with affine weights
+    gives a wrong second-order gradient (pytorch/functorch#534). Other modules whose running state `vmap` cannot carry are
+    refused.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        channels = {}
+        for name, child in list(module.named_modules()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                parent, _, last = name.rpartition(".")
+                setattr(module.get_submodule(parent), last, _TaskBatchNorm(name, child))
+                channels[name] = child.num_features
+            elif isinstance(child, nn.modules.instancenorm._InstanceNorm):
+                raise ConfigError(
+                    f"model: {type(child).__name__} at {name!r} has a wrong second-order gradient under vmap;"
+                    " use GroupNorm, LayerNorm or BatchNorm"
+                )
+            elif isinstance(child, nn.RNNBase):
+                raise ConfigError(f"model: {type(child).__name__} at {name!r} cannot be differentiated twice on the GPU")
+        self.add_running_statistics(channels)
+
+    def weights(self) -> Weights:
+        return {name.removeprefix("module."): w for name, w in self.named_parameters()}
+
+    def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
+        norm = norm or Norm()
+        own = self.weights()
+        per_task = {name: w.dim() > own[name].dim() for name, w in weights.items()}
+        given = norm.given or {}
+        given_axes = {layer: tuple(0 if s.dim() == 2 else None for s in pair) for layer, pair in given.items()}
+
+        def one_task(weights: Weights, x: Tensor, given: Statistics) -> tuple[Tensor, Statistics]:
+            inner = Norm(given or None, norm.record)
+            _current.append(inner)
+            try:
+                return functional_call(self.module, weights, (x,)), inner.seen
+            finally:
+                _current.pop()
+
+        axes = ({name: 0 if per_task[name] else None for name in weights}, 0, given_axes)
+        out, seen = vmap(one_task, in_dims=axes, randomness="different")(weights, x, given)
+        if norm.record:
+            norm.seen.update({k: (m.detach(), v.detach()) if norm.record == "values" else (m, v) for k, (m, v) in seen.items()})
+        return out  # type: ignore[no-any-return]
+
+
+_current: list[Norm] = []
+"""The pass that is under way: a module deep inside a user's network has no other way to learn of it."""
+
+
+class _TaskBatchNorm(nn.Module):
+    """A batch norm of one task, exact under `vmap` at every order."""
+
+    def __init__(self, layer: str, of: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight, self.bias = of.weight, of.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = _current[-1]
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        if norm.given is None:
+            axes = [0, *range(2, x.dim())]
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+            if norm.record:
+                count = x.numel() / x.shape[1]
+                kept = var * (count / max(count - 1, 1)) if norm.record == "values" else var
+                norm.seen[self.layer] = mean, kept
+        else:
+            mean, var = norm.given[self.layer]
+        x = (x - mean.view(shape)) * torch.rsqrt(var + EPS).view(shape)
+        if self.weight is not None:
+            x = x * self.weight.view(shape) + self.bias.view(shape)
+        return x
+
+
+def as_network(made: Any, key: str = "model") -> Network:
+    """``made`` as a `Network`; an ordinary `nn.Module` is vectorised.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(made, Network):
+        return made
+    if isinstance(made, nn.Module):
+        return Vectorised(made)
+    raise ConfigError(f"{key}: expected a torch.nn.Module, found {type(made).__name__}")

@@ -1,0 +1,54 @@
+"""How a batch norm normalises in one forward pass, decided by the caller and not by a module's hidden state.
+
+Few-shot results depend on whose statistics are used, so a pass says it: with the statistics of its own batch (each task by
+itself), or with given ones (of the support set, or running). Nothing is written anywhere: what a pass saw is read from `seen`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Statistics = dict[str, tuple[Tensor, Tensor]]
+"""Mean and variance by layer, each (channels,) shared by all tasks or (T, channels)."""
+
+EPS = 1e-5
+
+
+@dataclass
+class Norm:
+    """One pass's batch norms.
+
+    Args:
+        given: normalise with these; None: with each task's own batch.
+        record: keep what the batches showed in `seen`: "values" without a graph (for running averages, free), "graph" to
+            differentiate through them (for statistics of the support set).
+    """
+
+    given: Statistics | None = None
+    record: str | None = None
+    seen: Statistics = field(default_factory=dict)
+
+    def __call__(self, layer: str, x: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
+        """``x`` (n, T, C, H, W), ``weight`` and ``bias`` (C,) or (T, C) → the same shape as ``x``."""
+        n, tasks, channels = x.shape[:3]
+        if self.given is None and self.record != "graph":
+            # torch's own kernel over T·C channels: tasks do not mix, and it is exact at second order (a vmap over it is not).
+            flat = [None if w is None else w.expand(tasks, channels).reshape(-1) for w in (weight, bias)]
+            mean = var = None
+            if self.record:
+                mean, var = x.new_zeros(tasks * channels), x.new_ones(tasks * channels)
+            out = F.batch_norm(x.flatten(1, 2), mean, var, flat[0], flat[1], training=True, momentum=1.0, eps=EPS)
+            if mean is not None and var is not None:
+                self.seen[layer] = mean.view(tasks, channels), var.view(tasks, channels)
+            return out.view_as(x)
+        if self.given is None:
+            axes = (0, 3, 4)
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+            self.seen[layer] = mean, var
+        else:
+            mean, var = self.given[layer]
+        scale = torch.rsqrt(var + EPS) if weight is None else weight * torch.rsqrt(var + EPS)
+        shift = bias - mean * scale
+        return x * scale[..., None, None] + shift[..., None, None]

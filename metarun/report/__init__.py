@@ -1,0 +1,1 @@
+"""Summaries and figures from run directories alone; nothing here imports torch."""

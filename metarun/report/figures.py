@@ -1,0 +1,129 @@
+"""Figures from plain numbers. Imports no torch; matplotlib only when a figure is drawn, and never a window."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Numbers = NDArray[np.float64]
+
+INK, GUIDE = "#222222", "#cccccc"
+COLOURS = ("#bbbbbb", "#7fb3d5", "#2471a3", "#c0392b")
+
+
+class Fit(NamedTuple):
+    """One curve task: support and truth, and the predictions on the truth's inputs by inner step."""
+
+    shots: int
+    support_x: Numbers
+    support_y: Numbers
+    x: Numbers
+    y: Numbers
+    predictions: dict[int, Numbers]
+
+
+def fits(examples: Sequence[Fit]) -> "Figure":
+    """A panel for each number of shots: the truth, the support points, the prediction after each number of inner steps."""
+    figure, axes = _figure(len(examples), 1, width=4.0)
+    for ax, fit in zip(axes, examples, strict=True):
+        ax.plot(fit.x, fit.y, color=INK, linewidth=1, linestyle=":", label="truth")
+        several = len(fit.predictions) > 1
+        for colour, (step, values) in zip(COLOURS, fit.predictions.items(), strict=False):
+            label = f"{step} steps" if step != 1 else "1 step"
+            ax.plot(fit.x, values, color=colour if several else COLOURS[-1], label=label if several else "prediction")
+        ax.plot(fit.support_x, fit.support_y, "o", color=INK, markersize=4, label="support")
+        ax.set_title(f"{fit.shots} shots", fontsize=10)
+        ax.set_xlabel("x")
+        margin = 0.3 * max(float(np.ptp(fit.y)), 1e-3)
+        ax.set_ylim(float(fit.y.min()) - margin, float(fit.y.max()) + margin)
+    axes[0].set_ylabel("y")
+    axes[-1].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def learning_curve(metrics: Path, metric: str) -> "Figure":
+    """Training loss and validation score by outer update, from a run's metrics.jsonl."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure, (left, right) = _figure(2, 1, width=4.5)
+    loss = [(line["step"], line["train/loss"]) for line in lines if line.get("train/loss") is not None]
+    if loss:
+        left.plot(*zip(*loss, strict=True), color=COLOURS[2], linewidth=0.8)
+        if min(value for _, value in loss) > 0:
+            left.set_yscale("log")
+    left.set(xlabel="outer updates", ylabel="training loss")
+    tag = f"val/{metric}"
+    scores = [(line["step"], line[tag], line.get("ci95") or 0.0) for line in lines if line.get(tag) is not None]
+    if scores:
+        steps, mean, ci = (np.array(column) for column in zip(*scores, strict=True))
+        right.plot(steps, mean, color=COLOURS[3], linewidth=1)
+        right.fill_between(steps, mean - ci, mean + ci, color=COLOURS[3], alpha=0.2, linewidth=0)
+    right.set(xlabel="outer updates", ylabel=f"validation {metric}, 95 % interval")
+    return figure
+
+
+def adaptation_curve(by_step: Sequence[dict[str, Any]], metric: str) -> "Figure":
+    """The test score by inner step, with its interval over tasks."""
+    figure, (ax,) = _figure(1, 1, width=4.5)
+    known = [row for row in by_step if row["mean"] is not None]
+    ax.errorbar(
+        [row["step"] for row in known],
+        [row["mean"] for row in known],
+        yerr=[row["ci95"] or 0.0 for row in known],
+        color=COLOURS[3],
+        capsize=2,
+        marker="o",
+        markersize=3,
+        linewidth=1,
+    )
+    ax.set(xlabel="inner steps", ylabel=f"test {metric}, 95 % interval")
+    return figure
+
+
+def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], metric: str) -> "Figure":
+    """R as a heat map: a row for each point in time, a column for each stage."""
+    values = np.array(R, dtype=np.float64)
+    figure, (ax,) = _figure(1, 1, width=1.8 + 0.9 * len(stages), height=1.5 + 0.6 * len(values))
+    image = ax.imshow(values, cmap="viridis" if metric == "accuracy" else "viridis_r", aspect="auto")
+    low, high = np.nanmin(values), np.nanmax(values)
+    for (i, j), value in np.ndenumerate(values):
+        dark = (value - low) / max(high - low, 1e-12) < 0.5
+        colour = "white" if dark == (metric == "accuracy") else "black"
+        ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8, color=colour)
+    ax.set_xticks(range(len(stages)), stages, rotation=30, ha="right", fontsize=8)
+    ax.set_yticks(range(len(values)), ["untrained", *(f"after {name}" for name in stages)], fontsize=8)
+    ax.set_xlabel("tested on")
+    figure.colorbar(image, ax=ax, label=metric)
+    return figure
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a PNG beside ``path``, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.writing")
+    figure.savefig(beside, format="png", dpi=120)
+    beside.replace(path)
+
+
+def close(figure: "Figure") -> None:
+    """Free a figure's memory."""
+    figure.clear()
+
+
+def _figure(columns: int, rows: int, *, width: float, height: float = 3.2) -> "tuple[Figure, Any]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)  # TensorBoard draws through the figure's canvas
+    axes = figure.subplots(rows, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(color=GUIDE, linewidth=0.4)
+        ax.set_axisbelow(True)
+    return figure, axes

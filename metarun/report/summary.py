@@ -1,0 +1,53 @@
+"""A finished run in a few lines of text, from its results.json alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+STEPS_SHOWN = (0, 1, 2, 3, 5, 10)
+
+
+def describe(results: Mapping[str, Any]) -> str:
+    """The test figures with their intervals, by inner step where there are steps, and what they were measured under."""
+    test = results["test"]
+    metric = "accuracy" if "accuracy" in test else "mse"
+    protocol, train = results["protocol"], results["train"]
+    groups = [(f"{test[metric]['n_tasks']:,} test tasks", test)]
+    if "first_tasks" in test:
+        groups.append((f"first {test['first_tasks'][metric]['n_tasks']:,}", test["first_tasks"]))
+    name = "accuracy, %" if metric == "accuracy" else "mean squared error"
+    lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over tasks"]
+    if "by_step" in test:
+        last = len(test["by_step"]) - 1
+        if len(groups) > 1:
+            lines.append(" " * 12 + "".join(f"{title:<22}" for title, _ in groups))
+        for step in sorted({*(s for s in STEPS_SHOWN if s <= last), last}):
+            cells = "".join(f"{_cell(group['by_step'][step], metric):<22}" for _, group in groups)
+            lines.append(f"{step:<12}{cells}".rstrip())
+    else:
+        lines += [f"{_cell(group[metric], metric):<22}{title}" for title, group in groups]
+    bad = test[metric]["n_nonfinite"]
+    if bad:
+        lines.append(f"{bad} of {test[metric]['n_tasks']} tasks are not finite; median {test[metric]['median']}")
+    if results.get("continual"):
+        found = results["continual"]
+        figures = [f"{key} {found[key]:.4g}" for key in ("acc", "aia", "bwt", "fwt", "forgetting") if found[key] is not None]
+        lines += ["", f"over {len(found['stages'])} stages (higher is better, but for forgetting): " + ", ".join(figures)]
+    ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
+    norm = f", batch norm {protocol['batch_norm']}" if protocol["batch_norm"] else ""
+    best = train["best_iteration"]
+    lines += [
+        "",
+        f"{test[metric]['n_tasks']:,} test tasks, {ways}{protocol['shots']}-shot, {protocol['queries']} queries"
+        f"{' a class' if ways else ''}{norm}; {train['iterations']:,} updates"
+        f"{f' (best on validation: {best:,})' if best else ''} in {train['seconds']:.0f} s"
+        f" on {results['environment']['device']}",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any], metric: str) -> str:
+    if row["mean"] is None:
+        return "not finite"
+    scale, digits = (100, 2) if metric == "accuracy" else (1, 3)
+    interval = f" ± {row['ci95'] * scale:.{digits}f}" if row["ci95"] is not None else ""
+    return f"{row['mean'] * scale:.{digits}f}{interval}"

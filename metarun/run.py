@@ -1,0 +1,271 @@
+"""One run, from a composed configuration to a run directory."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+
+from metarun import tracking
+from metarun.algo.algorithm import Algorithm
+from metarun.build import build, locate
+from metarun.config import ConfigError
+from metarun.cl.metrics import stream_metrics
+from metarun.cl.method import ContinualMethod
+from metarun.data.source import Data, Stage
+from metarun.model.network import Network, as_network
+from metarun.report import figures
+from metarun.rng import derive
+from metarun.tracking import Log, RunFolder
+from metarun.trainer import checkpoint
+from metarun.trainer.evaluation import summary
+from metarun.trainer.examples import adaptation_examples
+from metarun.trainer.machine import Interrupted, choose_device, keep_freed_memory, set_threads
+from metarun.trainer.trainer import Diverged, Outcome, Trainer, metric_name, work_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """What a configuration is made into."""
+
+    data: Data
+    algorithm: Algorithm
+    method: ContinualMethod
+    trainer: Trainer
+    device: torch.device
+    threads: int
+    stages: list[Stage]
+
+
+def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Train and test what ``config`` says, in the run directory ``path`` → what results.json says.
+
+    Args:
+        config: composed, without Hydra's own part.
+        choices: the choice in each group, for the results.
+        path: of the run directory. An unfinished run in it is continued.
+
+    Raises:
+        ConfigError: a mistake in the configuration or in the data.
+        Diverged: the training loss is not finite.
+        Interrupted: a signal asked to stop.
+    """
+    folder = RunFolder(path)
+    source = tracking.source_digest(user_files(config))
+    check_checkpoint(folder, source, any_code=config.any_code)
+    keep_freed_memory()
+    parts = build_parts(config)
+    log.info(describe_run(parts, choices, folder))
+
+    results = describe_results(config, choices, parts, source)
+    try:
+        outcome = parts.trainer.fit(parts.algorithm, parts.stages, parts.method, folder, source)
+    except (Diverged, Interrupted) as stop:
+        status = "diverged" if isinstance(stop, Diverged) else "interrupted"
+        folder.write_results({**results, "status": status, "stopped": str(stop)})
+        raise
+    results |= measured(parts, outcome)
+    save_scores(folder, outcome, parts.stages)
+    write_events(config, choices, parts, outcome, folder, results)
+    folder.write_results(results)
+    return results
+
+
+def build_parts(config: DictConfig) -> Parts:
+    """Data, learner, continual method and trainer as configured, the learner's weights drawn from the seed.
+
+    Raises:
+        ConfigError: a key, a value or a combination that cannot work.
+    """
+    seed: int = config.seed
+    trainer: Trainer = build(config.trainer, seed, key="trainer")
+    device = choose_device(trainer.device)
+    method: ContinualMethod = build(config.cl, key="cl")
+    data: Data = build(config.data, seed, key="data")
+    torch.manual_seed(derive(seed, "initialisation"))
+    algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
+    for key, part, kind in (("algo", algorithm, Algorithm), ("data", data, Data), ("cl", method, ContinualMethod)):
+        if not isinstance(part, kind):
+            raise ConfigError(f"{key}._target_: expected a subclass of metarun's {kind.__name__}, found {type(part).__name__}")
+    algorithm.to(device)
+    stages = data.stages(device)
+    work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
+    return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages)
+
+
+def make_network(node: DictConfig, data: Data, outputs: int | None) -> Network:
+    """The configured network for the data's inputs; ``outputs`` None: an embedding without a head."""
+    return as_network(build(node, data.spec.input_shape, outputs, key="model"))
+
+
+def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
+    """Refuse to continue what other code began, unless ``any_code``.
+
+    Raises:
+        ConfigError: the checkpoint's source digest is another one.
+    """
+    found = checkpoint.load(folder.last)
+    if found is not None and found.get("source") != source and not any_code:
+        raise ConfigError(
+            f"{folder.path}: this unfinished run was begun by other code than metarun's present one;"
+            " restart=true starts over, any_code=true continues all the same"
+        )
+
+
+def user_files(config: DictConfig) -> tuple[str, ...]:
+    """The files of configured classes from outside metarun: they are part of the code that makes a result."""
+    files = set()
+    for group in ("data", "algo", "model", "cl"):
+        target = OmegaConf.select(config, f"{group}._target_")
+        if isinstance(target, str) and target.partition(".")[0] not in ("metarun", "torch"):
+            module = sys.modules[locate(target, f"{group}._target_").__module__]
+            files.add(getattr(module, "__file__", None) or "")
+    return tuple(sorted(files - {""}))
+
+
+# What is said of a run -------------------------------------------------------------------------------------------------------
+
+
+def describe_run(parts: Parts, choices: Mapping[str, str], folder: RunFolder) -> str:
+    """One line at the start."""
+    weights = sum(w.numel() for w in parts.algorithm.parameters())
+    where = str(parts.device) if parts.device.type != "cpu" else f"cpu, {parts.threads} thread{'s' * (parts.threads > 1)}"
+    stages = f" in {len(parts.stages)} stages" if len(parts.stages) > 1 else ""
+    return (
+        f"{choices['algo']} on {choices['data']}{stages}: {choices['model']} with {weights:,} weights,"
+        f" {parts.trainer.iterations * len(parts.stages):,} updates of {parts.trainer.tasks} tasks, {where}; {folder.path}"
+    )
+
+
+def describe_results(config: DictConfig, choices: Mapping[str, str], parts: Parts, source: str) -> dict[str, Any]:
+    """The part of results.json that is known before training."""
+    algorithm, data = parts.algorithm, parts.data
+    return {
+        "schema": 1,
+        **choices,
+        "seed": config.seed,
+        "status": "finished",
+        "test": None,
+        "continual": None,
+        "train": None,
+        "protocol": {
+            "ways": data.test.ways,
+            "shots": data.test.shots,
+            "queries": data.test.queries,
+            "batch_norm": algorithm.batch_norm if algorithm.network.channels else None,
+            "n_test_tasks": parts.trainer.test_tasks,
+            "train": {
+                "ways": data.train.ways,
+                "shots": data.train.shots,
+                "queries": data.train.queries,
+                "tasks": parts.trainer.tasks,
+            },
+        },
+        "environment": {
+            "device": device_name(parts.device),
+            "torch": str(torch.__version__),
+            "metarun": version("metarun"),
+            "git": tracking.git_commit(),
+            "source": source,
+            "threads": parts.threads,
+        },
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or a GPU with its name."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
+    """The part of results.json that the run found out."""
+    metric, position = metric_name(parts.algorithm), outcome.position
+    steps = parts.algorithm.steps
+    scores = np.mean(outcome.test, axis=0)  # over stages, task by task; one stage as it is
+    test: dict[str, Any] = {metric: summary(scores[-1])}
+    if steps is not None:
+        test["by_step"] = by_step(scores)
+    first = parts.trainer.paper_tasks
+    if first is not None and first < scores.shape[1]:
+        test["first_tasks"] = {metric: summary(scores[-1, :first])}
+        if steps is not None:
+            test["first_tasks"]["by_step"] = by_step(scores[:, :first])
+    continual = None
+    if outcome.rows:
+        R = np.array(outcome.rows, dtype=np.float64)
+        figures_of_merit = stream_metrics(R, higher_is_better=metric == "accuracy")
+        continual = {"R": R.tolist(), "stages": [stage.name for stage in parts.stages], **figures_of_merit}
+    best = position.best[0][1] if position.best and len(parts.stages) == 1 else None
+    return {
+        "test": test,
+        "continual": continual,
+        "train": {
+            "iterations": position.step,
+            "seconds": round(position.seconds, 3),
+            "tasks_per_second": round(position.step * parts.trainer.tasks / max(position.seconds, 1e-9), 1),
+            "best_iteration": best,
+            "resumed_at": position.resumed_at,
+        },
+    }
+
+
+def by_step(scores: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Mean, interval and median after each inner step."""
+    found = [summary(row) for row in scores]
+    return [{"step": i, **{k: f[k] for k in ("mean", "ci95", "median", "n_nonfinite")}} for i, f in enumerate(found)]
+
+
+def save_scores(folder: RunFolder, outcome: Outcome, stages: list[Stage]) -> None:
+    """test.npz: `scores` (stages, steps + 1, tasks) and the `stages`' names."""
+    beside = folder.path / ".test.npz.writing"
+    with beside.open("wb") as file:
+        np.savez_compressed(file, scores=np.stack(outcome.test), stages=np.array([stage.name for stage in stages]))
+    os.replace(beside, folder.path / "test.npz")
+
+
+def write_events(
+    config: DictConfig,
+    choices: Mapping[str, str],
+    parts: Parts,
+    outcome: Outcome,
+    folder: RunFolder,
+    results: Mapping[str, Any],
+) -> None:
+    """Hyper-parameters, test figures and pictures, for TensorBoard and as PNG."""
+    events = Log(folder, outcome.position.step, tensorboard=parts.trainer.tensorboard)
+    try:
+        metric = metric_name(parts.algorithm)
+        mean = results["test"][metric]["mean"]
+        numbers = {f"test/{metric}": float("nan") if mean is None else mean}
+        for key, value in (results["continual"] or {}).items():
+            if isinstance(value, float):
+                numbers[f"test/{key}"] = value
+        events.scalars(outcome.position.step, numbers)
+        plain = OmegaConf.to_container(config, resolve=True)
+        events.hparams({**choices, **tracking.flat({str(k): v for k, v in dict(plain).items()})}, numbers)  # type: ignore[call-overload]
+        if parts.trainer.figures:
+            pictures = {"learning": figures.learning_curve(folder.metrics_path, metric)}
+            if parts.algorithm.steps:
+                pictures["adaptation"] = figures.adaptation_curve(results["test"]["by_step"], metric)
+            if results["continual"]:
+                pictures["R"] = figures.stage_matrix(results["continual"]["R"], results["continual"]["stages"], metric)
+            examples = adaptation_examples(parts.algorithm, parts.data, parts.device)
+            if examples:
+                pictures["fits"] = figures.fits(examples)
+            for name, picture in pictures.items():
+                figures.save(picture, folder.figures / f"{name}.png")
+                events.figure(f"figures/{name}", picture, outcome.position.step)
+                figures.close(picture)
+    finally:
+        events.close()

@@ -1,0 +1,162 @@
+"""What a run leaves behind: results.json, metrics.jsonl, TensorBoard's events. Imports no torch until events are written."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess  # nosec B404
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent
+SUPERSEDED = "superseded"
+
+
+class RunFolder:
+    """A run directory and its files.
+
+    Everything in it that a reader could meet half written is written beside and renamed; `metrics.jsonl` grows a whole line at a
+    time.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.results_path = self.path / "results.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.last = self.path / "checkpoints" / "last.pt"
+        self.best = self.path / "checkpoints" / "best.pt"
+        self.figures = self.path / "figures"
+
+    def results(self) -> dict[str, Any] | None:
+        """The results written so far, or None where there are none or they cannot be read."""
+        try:
+            found = json.loads(self.results_path.read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write results.json whole; numbers that are not finite become null."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        beside = self.results_path.with_name(".results.json.writing")
+        beside.write_text(json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
+        beside.replace(self.results_path)
+
+    def supersede(self) -> None:
+        """Start over: what this run left goes to `superseded/N/`, but for what Hydra has just written."""
+        kept = {SUPERSEDED, ".hydra", "metarun.log"}
+        old = [p for p in self.path.iterdir() if p.name not in kept] if self.path.is_dir() else []
+        if not old:
+            return
+        place = self.path / SUPERSEDED
+        target = place / str(1 + sum(1 for _ in place.glob("*")))
+        target.mkdir(parents=True)
+        for path in old:
+            shutil.move(path, target / path.name)
+
+
+class Log:
+    """Metrics by step, to `metrics.jsonl` and to TensorBoard.
+
+    Args:
+        folder: of the run.
+        step: continue after this step: lines of later steps, written before a kill, are cut off.
+        tensorboard: write TensorBoard's events.
+    """
+
+    def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool) -> None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if folder.metrics_path.is_file():
+            kept = [line for line in folder.metrics_path.read_text().splitlines() if _step_of(line) <= step]
+            beside = folder.metrics_path.with_name(".metrics.jsonl.writing")
+            beside.write_text("".join(f"{line}\n" for line in kept))
+            beside.replace(folder.metrics_path)
+        self._file = folder.metrics_path.open("a")
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder.path), purge_step=step + 1 if step else None)
+
+    def scalars(self, step: int, values: Mapping[str, float], **labels: Any) -> None:
+        """One line of `metrics.jsonl` with ``values`` and ``labels``, and the values as TensorBoard scalars."""
+        self._file.write(json.dumps(_finite({"step": step, **labels, **values}), allow_nan=False) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step)
+
+    def figure(self, tag: str, figure: Any, step: int) -> None:
+        """A matplotlib figure for TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_figure(tag, figure, step, close=False)
+
+    def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Hyper-parameters and final metrics, into this run's own event file (`add_hparams` would open another)."""
+        if self._writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        for summary in hparams(dict(config), dict(metrics)):
+            self._writer._get_file_writer().add_summary(summary)
+        for tag, value in metrics.items():
+            self._writer.add_scalar(tag, value)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Nested keys as `a.b`, with lists and nulls as text, which is what TensorBoard's hparams take."""
+    out: dict[str, str | int | float | bool] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
+    return out
+
+
+@cache
+def source_digest(extra: Iterable[str] = ()) -> str:
+    """A digest of metarun's own code and of the files ``extra`` (a user's classes): what made a result."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in [*sorted(PACKAGE.rglob("*.py")), *map(Path, sorted(extra))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit of metarun's checkout, "-dirty" with uncommitted changes; None where it is not a checkout."""
+    git = shutil.which("git")
+    if git is None or not (PACKAGE.parent / ".git").exists():
+        return None
+    command = [git, "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
+        return math.inf

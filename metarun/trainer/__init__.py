@@ -1,0 +1,1 @@
+"""The outer loop, tests and checkpoints."""

@@ -1,0 +1,103 @@
+"""Testing a learner on a fixed, numbered list of tasks: the same for every algorithm, so comparisons are paired."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarun.algo.algorithm import Algorithm, task_scores
+from metarun.data.source import TaskSource
+from metarun.episodes import Episodes
+from metarun.model.network import Weights
+
+CHUNK_VALUES = 2**20
+"""Input numbers tested at once where `task_chunk` does not say how many tasks: bounds memory, costs no time."""
+
+
+def evaluate(
+    algorithm: Algorithm,
+    source: TaskSource,
+    tasks: int,
+    *,
+    ensemble: list[Weights] | None = None,
+    on_chunk: Callable[[], None] = lambda: None,
+) -> NDArray[np.float64]:
+    """Score of each task after each inner step, (steps + 1, tasks); (1, tasks) for learners without steps.
+
+    The score is accuracy for classification and mean squared error for regression. Nothing that training continues from
+    changes: no statistics are written and the learner's mode is put back.
+
+    Args:
+        algorithm: the learner, with its weights.
+        source: of the tasks 0 … ``tasks`` - 1.
+        tasks: how many.
+        ensemble: states of the learner whose predictions are averaged; None: as it is now.
+        on_chunk: called between pieces of work, and may raise to stop.
+    """
+    size = _chunk(algorithm, source.sample(torch.arange(1)))
+    scores = []
+    with testing(algorithm):
+        for start in range(0, tasks, size):
+            on_chunk()
+            episodes = source.sample(torch.arange(start, min(start + size, tasks)))
+            predictions = [
+                algorithm.trajectory(episodes.support, episodes.query.x, algorithm.steps)
+                for _ in _each_state(algorithm, ensemble)
+            ]
+            mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
+            scores.append(task_scores(mean, episodes.query.y).double().cpu())
+    return torch.cat(scores, 1).numpy()
+
+
+@contextmanager
+def testing(algorithm: Algorithm) -> Iterator[None]:
+    """Evaluation mode without gradients, for the length of the block."""
+    was_training = algorithm.training
+    algorithm.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        algorithm.train(was_training)
+
+
+def _each_state(algorithm: Algorithm, ensemble: list[Weights] | None) -> Iterator[None]:
+    """Put each state of the ensemble into the learner in turn, then its own back."""
+    if ensemble is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in algorithm.state_dict().items()}
+    for state in ensemble:
+        algorithm.load_state_dict(state)
+        yield
+    algorithm.load_state_dict(own)
+
+
+def _chunk(algorithm: Algorithm, one: Episodes) -> int:
+    if algorithm.task_chunk is not None:
+        return algorithm.task_chunk
+    values = one.support.x.numel() + one.query.x.numel()
+    return max(1, min(1000, CHUNK_VALUES // values))
+
+
+def summary(scores: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean over tasks with its 95 % interval, 1.96 s / √T, for per-task scores (T,).
+
+    A task whose score is not finite is counted, not dropped: it makes the mean and the interval null, and sorts last in the
+    median.
+    """
+    finite = np.isfinite(scores)
+    count = len(scores)
+    ranked = np.where(finite, scores, np.inf)
+    median = float(np.median(ranked)) if finite.sum() * 2 > count else None
+    whole = bool(finite.all())
+    return {
+        "mean": float(scores.mean()) if whole else None,
+        "ci95": float(1.96 * scores.std(ddof=1) / np.sqrt(count)) if whole and count > 1 else None,
+        "n_tasks": count,
+        "n_nonfinite": int(count - finite.sum()),
+        "median": median,
+    }

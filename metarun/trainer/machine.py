@@ -1,0 +1,87 @@
+"""The machine a run is on: its device, threads and allocator, and the signals that ask it to stop."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+import torch
+
+from metarun.config import RangeError
+
+ONE_THREAD_BELOW = 20_000_000
+"""Weights × examples of an update below which a second thread costs more than it gives (measured, docs/results.md)."""
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one; otherwise the device named.
+
+    Raises:
+        RangeError: no such device, or it is not here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # torch says either where a backend is missing
+        raise RangeError("trainer.device", name, "auto, or a device of this machine (cpu, cuda, cuda:1, mps)") from None
+    return device
+
+
+def set_threads(threads: int | None, work: int) -> int:
+    """Use ``threads``, or as many as suit ``work`` (weights × examples of an update) → the number in use."""
+    if threads is None:
+        threads = 1 if work < ONE_THREAD_BELOW else len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    torch.set_num_threads(threads or 1)
+    return torch.get_num_threads()
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks instead of handing them back to the system after every operation.
+
+    A convolution's activations are tens of megabytes, and fetching them page by page anew took a third of an update (measured:
+    conv4-64, 360 images, 520 ms → 320 ms). Elsewhere than on glibc nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
+        trim_threshold, mmap_max = -1, -4
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to stop. A `KeyboardInterrupt`, so that a sweep stops with it."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number, self.message = number, message
+
+
+class Signals:
+    """While entered, SIGINT and SIGTERM are noted in `caught` instead of striking anywhere; a second one strikes."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.caught = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

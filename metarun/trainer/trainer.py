@@ -1,0 +1,417 @@
+"""The outer loop: stage after stage, update after update, with validation, checkpoints and the test at the end."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from metarun.algo.algorithm import Algorithm
+from metarun.build import build
+from metarun.config import require
+from metarun.cl.method import ContinualMethod
+from metarun.data.source import Stage
+from metarun.episodes import Episodes
+from metarun.rng import derive
+from metarun.tracking import Log, RunFolder
+from metarun.trainer import checkpoint
+from metarun.trainer.evaluation import evaluate, summary
+from metarun.trainer.machine import Interrupted, Signals
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """The training loss or a weight is no longer finite."""
+
+
+@dataclass
+class Position:
+    """How far a run is: what a checkpoint holds beside the weights' and the optimizer's states."""
+
+    step: int = 0
+    """Outer updates made, over all stages."""
+    started: int = 0
+    """Stages begun, their row of R taken."""
+    ended: int = 0
+    """Stages trained to their end, consolidation included."""
+    rows: list[list[float | None]] = field(default_factory=list)
+    """Rows of R so far."""
+    best: list[tuple[float, int]] = field(default_factory=list)
+    """Validation score (higher is better) and step of the best weights, best first."""
+    seconds: float = 0.0
+    """Time spent in updates."""
+    resumed_at: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """What a run found: scores (steps + 1, tasks) of the test by stage, and the matrix R of a run with several."""
+
+    test: list[NDArray[np.float64]]
+    rows: list[list[float | None]]
+    position: Position
+
+
+class Trainer:
+    """Trains a learner through stages and tests it.
+
+    Args:
+        iterations: outer updates of each stage.
+        tasks: tasks of an update (the meta-batch).
+        optimizer: of the outer loop: a `_target_` with its arguments.
+        scheduler: of its learning rate, stepped every update, likewise; null: constant.
+        clip: largest norm of the outer gradient; null: not clipped.
+        validate_every: updates between validations; null: none.
+        val_tasks, test_tasks: tasks of a validation and of the test.
+        paper_tasks: show the test on this many first tasks too, the number a paper reports; null: not.
+        keep_best: test the weights that were best on validation, averaging the predictions of this many; 0: the last weights. With
+            several stages the last weights are tested.
+        checkpoint_every: seconds between checkpoints.
+        log_every: updates between logged losses, and between looks at whether they are finite.
+        device: auto, cpu, cuda, cuda:1, mps.
+        threads: of the CPU; null: chosen by the size of the work.
+        precision: "float32", or "bfloat16" by autocast.
+        tensorboard, figures: write TensorBoard's events, and PNG figures.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        iterations: int,
+        tasks: int,
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any] | None = None,
+        clip: float | None = None,
+        validate_every: int | None = None,
+        val_tasks: int = 200,
+        test_tasks: int = 1000,
+        paper_tasks: int | None = None,
+        keep_best: int = 1,
+        checkpoint_every: float = 30.0,
+        log_every: int = 100,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        tensorboard: bool = True,
+        figures: bool = True,
+    ) -> None:
+        counts = {"tasks": tasks, "val_tasks": val_tasks, "test_tasks": test_tasks, "log_every": log_every}
+        optional = {"validate_every": validate_every, "paper_tasks": paper_tasks, "threads": threads}
+        for key, value in counts.items():
+            require(value > 0, key, value, "1 or more")
+        for key, number in optional.items():
+            require(number is None or number > 0, key, number, "1 or more, or null")
+        require(iterations >= 0, "iterations", iterations, "0 or more")
+        require(keep_best >= 0, "keep_best", keep_best, "0 or more")
+        require(clip is None or clip > 0, "clip", clip, "a number above 0, or null")
+        require(checkpoint_every >= 0, "checkpoint_every", checkpoint_every, "0 seconds or more")
+        self.seed, self.iterations, self.tasks = seed, iterations, tasks
+        self.optimizer, self.scheduler, self.clip = optimizer, scheduler, clip
+        self.validate_every, self.val_tasks, self.test_tasks = validate_every, val_tasks, test_tasks
+        self.paper_tasks, self.keep_best = paper_tasks, keep_best
+        self.checkpoint_every, self.log_every = checkpoint_every, log_every
+        self.device, self.threads, self.precision = device, threads, precision
+        self.tensorboard, self.figures = tensorboard, figures
+
+    def fit(
+        self, algorithm: Algorithm, stages: list[Stage], method: ContinualMethod, folder: RunFolder, source: str
+    ) -> Outcome:
+        """Train through ``stages`` and test, continuing where the checkpoint in ``folder`` stopped.
+
+        Args:
+            algorithm: the learner, on its device.
+            stages: at least one.
+            method: of continual learning.
+            folder: of the run.
+            source: digest of the code that runs, kept in the checkpoint.
+
+        Raises:
+            Diverged: the loss is not finite; the last good checkpoint stays.
+            Interrupted: SIGINT or SIGTERM; a checkpoint has been written.
+        """
+        job = _Job(self, algorithm, stages, method, folder, source)
+        with Signals() as job.signals, logging_redirect_tqdm():
+            try:
+                return job.run()
+            finally:
+                job.log.close()
+
+
+class _Job:
+    """One call of `Trainer.fit`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        algorithm: Algorithm,
+        stages: list[Stage],
+        method: ContinualMethod,
+        folder: RunFolder,
+        source: str,
+    ) -> None:
+        self.trainer, self.algorithm, self.stages, self.method = trainer, algorithm, stages, method
+        self.folder, self.source = folder, source
+        self.signals = Signals()
+        self.device = next(algorithm.parameters()).device
+        self.total = trainer.iterations * len(stages)
+        self.metric = metric_name(algorithm)
+        self.sign = 1.0 if self.metric == "accuracy" else -1.0
+
+        parameters = list(algorithm.parameters())
+        fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}
+        self.optimizer = build({**fused, **trainer.optimizer}, parameters, key="trainer.optimizer")
+        self.scheduler = trainer.scheduler and build(trainer.scheduler, self.optimizer, key="trainer.scheduler")
+        self.position = Position()
+        self.best_states: list[dict[str, Tensor]] = []
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.loss_count = 0
+        self.mark = time.perf_counter()
+        self.shown: dict[str, str] = {}
+        self._restore()
+        self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard)
+        self.saved_at = time.monotonic()
+
+    def run(self) -> Outcome:
+        for number, stage in enumerate(self.stages):
+            if number < self.position.ended:
+                continue
+            if number == self.position.started:
+                self._begin(number)
+            self._train(number, stage)
+        return self._test()
+
+    # One stage --------------------------------------------------------------------------------------------------------------
+
+    def _begin(self, number: int) -> None:
+        if len(self.stages) > 1:
+            self._add_row()
+        self.method.on_stage_start(self.algorithm, number)
+        self.position.best, self.best_states = [], []
+        self.position.started += 1
+        self._save()
+
+    def _train(self, number: int, stage: Stage) -> None:
+        end = (number + 1) * self.trainer.iterations
+        self.algorithm.train()
+        self.mark = time.perf_counter()
+        with self._bar(stage, end) as bar:
+            while self.position.step < end:
+                self._update(stage)
+                bar.update()
+                step = self.position.step
+                if step % self.trainer.log_every == 0 or step == end:
+                    self._log_loss(bar)
+                if self.trainer.validate_every and (step % self.trainer.validate_every == 0 or step == end):
+                    self._validate(stage, bar)
+                if self.signals.caught or time.monotonic() - self.saved_at >= self.trainer.checkpoint_every:
+                    self._save()
+                self._stop_if_asked()
+        self.method.on_stage_end(self.algorithm, stage)
+        self.position.ended += 1
+        self._save()
+
+    def _update(self, stage: Stage) -> None:
+        step, tasks = self.position.step, self.trainer.tasks
+        self._reseed(step)
+        ids = torch.arange(step * tasks, (step + 1) * tasks)
+        episodes = self.method.mix(stage.train.sample(ids))
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.trainer.precision == "bfloat16"):
+            losses = self.algorithm.backward(episodes)
+            extra = self.method.loss(self.algorithm, episodes)
+            if extra is not None:
+                extra.backward()  # type: ignore[no-untyped-call]
+        self.method.gradient(self.algorithm)
+        if self.trainer.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), self.trainer.clip)
+        self.optimizer.step()
+        if self.scheduler:
+            self.scheduler.step()
+        self.method.after_update(self.algorithm, episodes)
+        self.loss_sum += losses.mean()
+        self.loss_count += 1
+        self.position.step += 1
+
+    def _reseed(self, step: int) -> None:
+        """Dropout and the like draw from torch's generator: a function of seed and step, so that a resumed run draws the same."""
+        seed = derive(self.trainer.seed, "torch", step)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _log_loss(self, bar: "tqdm[Any]") -> None:
+        """Log the mean loss since the last time; here, and not in every update, the device is waited for."""
+        loss = float(self.loss_sum) / max(self.loss_count, 1)
+        step = self.position.step
+        self._check_finite(loss)
+        self._count_time()
+        speed = step * self.trainer.tasks / max(self.position.seconds, 1e-9)
+        self.log.scalars(step, {"train/loss": loss, "time/tasks_per_second": speed})
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        self.shown |= {"loss": f"{loss:.4g}", "tasks/s": f"{speed:.0f}"}
+        bar.set_postfix(self.shown, refresh=False)
+
+    def _count_time(self, *, idle: bool = False) -> None:
+        """Add the time since the last call to that spent in updates, unless it was ``idle``: spent on something else."""
+        now = time.perf_counter()
+        self.position.seconds += 0.0 if idle else now - self.mark
+        self.mark = now
+
+    def _check_finite(self, loss: float) -> None:
+        if not np.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} at update {self.position.step}")
+
+    def _validate(self, stage: Stage, bar: "tqdm[Any]") -> None:
+        self._count_time()
+        found = summary(evaluate(self.algorithm, stage.val, self.trainer.val_tasks)[-1])
+        mean, step = found["mean"], self.position.step
+        self.log.scalars(step, {f"val/{self.metric}": _number(mean)}, ci95=found["ci95"])
+        if mean is not None and self.trainer.keep_best:
+            self._rank(self.sign * mean)
+        self.shown[f"val {self.metric}"] = "not finite" if mean is None else f"{mean:.4g}"
+        bar.set_postfix(self.shown, refresh=False)
+        if bar.disable:
+            log.info("Update %d of %d: validation %s", step, self.total, describe(self.metric, found))
+        self._count_time(idle=True)
+
+    def _rank(self, score: float) -> None:
+        """Keep the present weights if they are among the best; of equals the earlier."""
+        place = sum(score <= other for other, _ in self.position.best)
+        if place < self.trainer.keep_best:
+            state = {name: value.clone() for name, value in self.algorithm.state_dict().items()}
+            self.position.best.insert(place, (score, self.position.step))
+            self.best_states.insert(place, state)
+            del self.position.best[self.trainer.keep_best :], self.best_states[self.trainer.keep_best :]
+
+    @contextmanager
+    def _bar(self, stage: Stage, end: int) -> Iterator["tqdm[Any]"]:
+        name = stage.name if len(self.stages) > 1 else "train"
+        done = self.position.step - (end - self.trainer.iterations)
+        with tqdm(total=self.trainer.iterations, initial=done, desc=name, unit="update", disable=None, dynamic_ncols=True) as bar:
+            yield bar
+
+    # Tests ------------------------------------------------------------------------------------------------------------------
+
+    def _evaluate_stages(self) -> list[NDArray[np.float64]]:
+        return [
+            evaluate(self.algorithm, stage.test, self.trainer.test_tasks, on_chunk=self._stop_if_asked)
+            for stage in self.stages
+        ]
+
+    def _add_row(self) -> None:
+        """Test the learner as it is on every stage: a row of R. With one stage there is no R, and nothing to wait for."""
+        if len(self.stages) == 1:
+            self.position.rows.append([])
+            return
+        scores = [summary(s[-1])["mean"] for s in self._evaluate_stages()]
+        self.position.rows.append(scores)
+        named = {f"stage/{stage.name}": _number(score) for stage, score in zip(self.stages, scores, strict=True)}
+        self.log.scalars(self.position.step, named)
+
+    def _test(self) -> Outcome:
+        stage = self.stages[0]
+        if len(self.stages) > 1:
+            scores = self._evaluate_stages()
+            self.position.rows.append([summary(s[-1])["mean"] for s in scores])
+        else:
+            ensemble = self.best_states or None
+            scores = [
+                evaluate(
+                    self.algorithm, stage.test, self.trainer.test_tasks, ensemble=ensemble, on_chunk=self._stop_if_asked
+                )
+            ]
+            if ensemble:  # figures and whoever uses the learner from here on see what was tested
+                self.algorithm.load_state_dict(ensemble[0])
+        return Outcome(scores, self.position.rows if len(self.stages) > 1 else [], self.position)
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------------
+
+    def _stop_if_asked(self) -> None:
+        number = self.signals.caught
+        if number is not None:
+            raise Interrupted(number, f"stopped at update {self.position.step} of {self.total}")
+
+    def _save(self) -> None:
+        """Write the checkpoint, unless what it would hold is not finite: the last good one stays."""
+        self._count_time()
+        self._check_finite(float(self.loss_sum))
+        if not all(bool(w.isfinite().all()) for w in self.algorithm.parameters()):
+            raise Diverged(f"a weight is not finite at update {self.position.step}")
+        if self.best_states and self.trainer.keep_best:
+            steps = [step for _, step in self.position.best]
+            if steps != self._steps_on_disk:
+                checkpoint.save(self.folder.best, {"steps": steps, "states": self.best_states})
+                self._steps_on_disk = steps
+        checkpoint.save(
+            self.folder.last,
+            {
+                "schema": 1,
+                "source": self.source,
+                "position": asdict(self.position),
+                "algorithm": self.algorithm.state_dict(),
+                "best": self.best_states,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "method": self.method.state_dict(),
+                "loss": (float(self.loss_sum), self.loss_count),
+            },
+        )
+        self.saved_at = time.monotonic()
+        self._count_time(idle=True)
+
+    def _restore(self) -> None:
+        self._steps_on_disk: list[int] = []
+        found = checkpoint.load(self.folder.last)
+        if found is None:
+            return
+        self.position = Position(**found["position"])
+        self.algorithm.load_state_dict(found["algorithm"])
+        self.best_states = found["best"]
+        self.optimizer.load_state_dict(found["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(found["scheduler"])
+        self.method.load_state_dict(found["method"])
+        loss, self.loss_count = found["loss"]
+        self.loss_sum.fill_(loss)
+        self.position.resumed_at.append(self.position.step)
+        log.info("Continuing at update %d of %d", self.position.step, self.total)
+
+
+def metric_name(algorithm: Algorithm) -> str:
+    """What a test of this learner reports."""
+    return "accuracy" if algorithm.spec.kind == "classification" else "mse"
+
+
+def describe(metric: str, found: dict[str, Any]) -> str:
+    """`accuracy 97.10 ± 0.21 %`, or `mse 0.150 ± 0.010`."""
+    if found["mean"] is None:
+        return f"{metric} not finite on {found['n_nonfinite']} of {found['n_tasks']} tasks"
+    scale, digits, unit = (100, 2, " %") if metric == "accuracy" else (1, 4, "")
+    interval = f" ± {found['ci95'] * scale:.{digits}f}" if found["ci95"] is not None else ""
+    return f"{metric} {found['mean'] * scale:.{digits}f}{interval}{unit}"
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _can_fuse(optimizer: dict[str, Any]) -> bool:
+    """Whether this is one of torch's optimizers that has a fused form, which is the faster one."""
+    return optimizer.get("_target_") in {"torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"}
+
+
+def work_of(algorithm: Algorithm, episodes: Episodes) -> int:
+    """Weights × examples of an update of these tasks: a coarse measure of its arithmetic."""
+    examples = episodes.support.x.shape[:2].numel() + episodes.query.x.shape[:2].numel()
+    return examples * sum(w.numel() for w in algorithm.parameters())
