@@ -8,7 +8,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -98,16 +98,16 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
         # As JSON, so that a YAML list passes for a tuple and an integer for a float, but no text for a number.
         return adapter.validate_json(json.dumps(value))
     except ValidationError as error:
+        choices = _literals(hint)
+        if choices:
+            raise ConfigError(f"{key}={value}: expected one of {', '.join(choices)}{nearest(str(value), choices)}") from None
         problem = error.errors(include_url=False)[0]["msg"]
-        raise ConfigError(f"{key}={value}: expected {_readable(hint)}, {_lower(problem)}") from None
+        raise ConfigError(f"{key}={value}: expected {_readable(hint)}, {problem[:1].lower()}{problem[1:]}") from None
+
+
+def _literals(hint: Any) -> list[str]:
+    return [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
 
 
 def _readable(hint: Any) -> str:
-    args = getattr(hint, "__args__", None)
-    if args and all(isinstance(a, str) for a in args):  # a Literal
-        return "one of " + ", ".join(args)
-    return hint.__name__ if inspect.isclass(hint) and not args else str(hint).replace("typing.", "")
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    return hint.__name__ if inspect.isclass(hint) and not get_args(hint) else str(hint).replace("typing.", "")

@@ -17,8 +17,9 @@ import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -57,21 +58,26 @@ def main() -> NoReturn:
     try:
         check_user_choices()
         job()
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, arguments), 2)
+        if failed:
+            raise failed.pop()
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
-        said = getattr(error, "message", "stopped")
-        fail(f"{said}; the same command goes on from there", 128 + number)
-    except ValueError as error:
-        if not raised_by_hydra(error):
+        fail(f"{getattr(error, 'message', 'stopped')}; the same command goes on from there", 128 + number)
+    except Exception as error:
+        said = what_to_say(error, arguments)
+        if said is None:
             raise
-        fail(explain(error, arguments), 2)
-    except RuntimeError as error:
-        if type(error).__name__ != "Diverged":
-            raise
-        fail(str(error), 1)
+        fail(*said)
     sys.exit(0)
+
+
+def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | None:
+    """The line and the exit status for what is no bug; None for a bug, which shows its traceback."""
+    if type(error).__name__ == "Diverged":  # by name: its class would bring torch
+        return str(error), 1
+    if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
+        return explain(error, arguments), 2
+    return None
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -83,6 +89,23 @@ def fail(message: str, status: int) -> NoReturn:
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
 def job(config: DictConfig) -> None:
     """One run, of a single command or of a sweep."""
+    try:
+        run_or_show(config)
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.RUN:
+            failed.append(error)  # for `main`: Hydra would say more than one line
+            return
+        said = what_to_say(error, sys.argv[1:])
+        log.error(said[0] if said else "the job failed", exc_info=None if said else error)
+        raise
+
+
+failed: list[Exception] = []
+"""What ended a single run."""
+
+
+def run_or_show(config: DictConfig) -> None:
+    """Run, or show what an earlier command has finished."""
     from metarun.tracking import RunFolder, source_digest
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
@@ -235,8 +258,8 @@ def explain(error: BaseException, arguments: list[str]) -> str:
         return f"{key[1]}: no such key{nearest_key(key[1], arguments)}"
     if match := re.search(r"You must specify '([^']+)'", text):
         return f"{match[1]}: missing; choose from {', '.join(choices_of(match[1], arguments))}"
-    if "parsing" in text.lower() or not isinstance(error, HydraException | OmegaConfBaseException):
-        bad = next((a for a in arguments if a and a in text), None) or next((a for a in arguments if a[:1] == "="), text)
+    if isinstance(error, OverrideParseException) or not isinstance(error, HydraException | OmegaConfBaseException):
+        bad = getattr(error, "override", None) or next((a for a in arguments if a[:1] == "="), text)
         return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE"
     return one_line(text)
 

@@ -23,7 +23,7 @@ def require(ok: bool, key: str, value: object, expected: str) -> None:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the choices where none is near, or nothing where there are none."""
+    """`; did you mean x?`, or the choices where none is near, or nothing where there are none."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:

@@ -89,19 +89,27 @@ def build_parts(config: DictConfig) -> Parts:
         ConfigError: a key, a value or a combination that cannot work.
     """
     seed: int = config.seed
+    if type(seed) is not int:
+        raise ConfigError(f"seed={seed}: expected int")
     trainer: Trainer = build(config.trainer, seed, key="trainer")
     device = choose_device(trainer.device)
     method: ContinualMethod = build(config.cl, key="cl")
     data: Data = build(config.data, seed, key="data")
     torch.manual_seed(derive(seed, "initialisation"))
+    check_kind("data", data, Data)
     algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
-    for key, part, kind in (("algo", algorithm, Algorithm), ("data", data, Data), ("cl", method, ContinualMethod)):
-        if not isinstance(part, kind):
-            raise ConfigError(f"{key}._target_: expected a subclass of metarun's {kind.__name__}, found {type(part).__name__}")
+    check_kind("algo", algorithm, Algorithm)
+    check_kind("cl", method, ContinualMethod)
     algorithm.to(device)
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages)
+
+
+def check_kind(key: str, part: object, kind: type) -> None:
+    """Raise a `ConfigError` unless ``part``, configured under ``key``, is of the kind that belongs there."""
+    if not isinstance(part, kind):
+        raise ConfigError(f"{key}._target_: expected a subclass of metarun's {kind.__name__}, found {type(part).__name__}")
 
 
 def make_network(node: DictConfig, data: Data, outputs: int | None) -> Network:

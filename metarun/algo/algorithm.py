@@ -107,7 +107,7 @@ class Algorithm(nn.Module, ABC):
 def task_losses(predictions: Tensor, y: Tensor) -> Tensor:
     """Mean loss of each task, (T,): squared error for targets (T, n, d), cross entropy for labels (T, n)."""
     if y.is_floating_point():
-        return (predictions - y).square().flatten(1).mean(1)
+        return F.mse_loss(predictions, y, reduction="none").flatten(1).mean(1)
     return F.cross_entropy(predictions.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
 
 

@@ -59,7 +59,7 @@ class Network(nn.Module):
         """Move the running statistics towards the mean over the tasks of ``seen``, once an update."""
         for layer, averages in self.running().items():
             for average, parts in zip(averages, zip(*(s[layer] for s in seen), strict=True), strict=True):
-                average.lerp_(torch.cat(parts).mean(0), momentum)
+                average.lerp_(torch.cat(parts).mean(0).to(average.dtype), momentum)
 
 
 class Vectorised(Network):

@@ -35,11 +35,15 @@ class Norm:
         n, tasks, channels = x.shape[:3]
         if self.given is None and self.record != "graph":
             # torch's own kernel over T·C channels: tasks do not mix, and it is exact at second order (a vmap over it is not).
-            flat = [None if w is None else w.expand(tasks, channels).reshape(-1) for w in (weight, bias)]
+            # Its double backward fails without a weight, so a norm without a scale is given ones (written out: the kernel
+            # reads an expanded one's memory as if it were contiguous).
+            full = bias.new_ones(tasks, channels) if weight is None else weight.expand(tasks, channels)
+            scale, shift = full.reshape(-1), bias.expand(tasks, channels).reshape(-1)
             mean = var = None
             if self.record:
-                mean, var = x.new_zeros(tasks * channels), x.new_ones(tasks * channels)
-            out = F.batch_norm(x.flatten(1, 2), mean, var, flat[0], flat[1], training=True, momentum=1.0, eps=EPS)
+                kind = torch.promote_types(x.dtype, torch.float32)  # under autocast x may be bfloat16
+                mean, var = (x.new_zeros(tasks * channels, dtype=kind) for _ in range(2))
+            out = F.batch_norm(x.flatten(1, 2), mean, var, scale, shift, training=True, momentum=1.0, eps=EPS)
             if mean is not None and var is not None:
                 self.seen[layer] = mean.view(tasks, channels), var.view(tasks, channels)
             return out.view_as(x)

@@ -1,6 +1,7 @@
 """Figures from plain numbers. Imports no torch; matplotlib only when a figure is drawn, and never a window."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of the fonts it found
 
 Numbers = NDArray[np.float64]
 

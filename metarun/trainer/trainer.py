@@ -28,6 +28,9 @@ from metarun.trainer.machine import Interrupted, Signals
 
 log = logging.getLogger(__name__)
 
+SAMPLED_VALUES = 2**16
+"""Input numbers sampled ahead of the updates that use them: a cheap task costs more to ask for than to make."""
+
 
 class Diverged(RuntimeError):
     """The training loss or a weight is no longer finite."""
@@ -164,6 +167,8 @@ class _Job:
         self.signals = Signals()
         self.device = next(algorithm.parameters()).device
         self.total = trainer.iterations * len(stages)
+        one = stages[0].train.sample(torch.arange(1))
+        self.values_per_task = one.support.x.numel() + one.query.x.numel()
         self.metric = metric_name(algorithm)
         self.sign = 1.0 if self.metric == "accuracy" else -1.0
 
@@ -177,6 +182,7 @@ class _Job:
         self.loss_count = 0
         self.mark = time.perf_counter()
         self.shown: dict[str, str] = {}
+        self.ready: list[Episodes] = []
         self._restore()
         self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard)
         self.saved_at = time.monotonic()
@@ -221,10 +227,8 @@ class _Job:
         self._save()
 
     def _update(self, stage: Stage) -> None:
-        step, tasks = self.position.step, self.trainer.tasks
-        self._reseed(step)
-        ids = torch.arange(step * tasks, (step + 1) * tasks)
-        episodes = self.method.mix(stage.train.sample(ids))
+        self._reseed(self.position.step)
+        episodes = self.method.mix(self._next_episodes(stage))
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.trainer.precision == "bfloat16"):
             losses = self.algorithm.backward(episodes)
@@ -241,6 +245,17 @@ class _Job:
         self.loss_sum += losses.mean()
         self.loss_count += 1
         self.position.step += 1
+
+    def _next_episodes(self, stage: Stage) -> Episodes:
+        """The tasks of this update. Small ones are sampled for many updates at once: a task depends on its number alone."""
+        if not self.ready:
+            step, tasks = self.position.step, self.trainer.tasks
+            end = (self.position.ended + 1) * self.trainer.iterations
+            values = tasks * self.values_per_task
+            updates = min(max(1, SAMPLED_VALUES // values), 64, end - step)
+            sampled = stage.train.sample(torch.arange(step * tasks, (step + updates) * tasks))
+            self.ready = list(sampled.split(tasks))[::-1]
+        return self.ready.pop()
 
     def _reseed(self, step: int) -> None:
         """Dropout and the like draw from torch's generator: a function of seed and step, so that a resumed run draws the same."""

@@ -1,0 +1,49 @@
+"""Fixtures: the real data, and runs of the real command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors are fastest on one thread, and results do not depend on the machine."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with real data sets; tests that need one are skipped where there is none."""
+    named = os.environ.get("METARUN_DATA")
+    if not named or not (Path(named) / "omniglot" / "images_background.zip").is_file():
+        pytest.skip("METARUN_DATA does not point at a folder with omniglot/images_background.zip")
+    return Path(named)
+
+
+class Command:
+    """The command `metarun` in a folder of its own, as a user calls it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:metarun"}
+
+    def start(self, *arguments: str, **keys: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "metarun", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True, **keys)
+
+    def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture
+def metarun(tmp_path: Path) -> Command:
+    return Command(tmp_path)

@@ -1,0 +1,102 @@
+"""Networks batched by hand equal the generic path, in values and in gradients to the second order."""
+
+import pytest
+import torch
+from torch import nn
+
+from small import LINE, PICTURES, conv, images, mlp, regression
+from metarun.algo.maml import MAML
+from metarun.config import ConfigError
+from metarun.model.network import Vectorised, as_network
+from metarun.model.norm import Norm
+
+
+def module_of_mlp(network):
+    module = nn.Sequential(nn.Linear(1, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 1)).double()
+    names = {f"layers.{i}.{kind}": f"{2 * i}.{kind}" for i in range(3) for kind in ("weight", "bias")}
+    return module, names
+
+
+def module_of_conv(network):
+    blocks = [
+        layer
+        for i in range(4)
+        for layer in (nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    ]
+    module = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(4, 3)).double()
+    names = {f"convs.{i}.weight": f"{4 * i}.weight" for i in range(4)}
+    names |= {f"norms.{i}.{kind}": f"{4 * i + 1}.{kind}" for i in range(4) for kind in ("weight", "bias")}
+    return module, names | {"head.weight": "17.weight", "head.bias": "17.bias"}
+
+
+CASES = {"mlp": (LINE, mlp, module_of_mlp, regression), "conv": (PICTURES, conv, module_of_conv, images)}
+
+
+def both(case):
+    spec, factory, module_of, episodes = CASES[case]
+    network = factory(spec.outputs).double()
+    module, names = module_of(network)
+    with torch.no_grad():
+        for ours, theirs in names.items():
+            module.get_parameter(theirs).copy_(network.get_parameter(ours))
+    return spec, network, Vectorised(module).double(), names, episodes()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("per_task", [False, True])
+def test_by_hand_equals_generic(case, per_task):
+    _, network, generic, names, tasks = both(case)
+    weights = network.weights()
+    if per_task:
+        weights = {n: w + 0.1 * torch.randn(3, *w.shape, dtype=w.dtype) for n, w in weights.items()}
+    norm, generic_norm = Norm(record="values"), Norm(record="values")
+    out = network(weights, tasks.query.x, norm)
+    expected = generic({names[n]: w for n, w in weights.items()}, tasks.query.x, generic_norm)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-10)
+    for (mean, var), (other_mean, other_var) in zip(norm.seen.values(), generic_norm.seen.values(), strict=True):
+        torch.testing.assert_close(mean, other_mean)
+        torch.testing.assert_close(var, other_var)
+    given = network(weights, tasks.query.x[:, :1], Norm(norm.seen))
+    generic_given = generic({names[n]: w for n, w in weights.items()}, tasks.query.x[:, :1], Norm(generic_norm.seen))
+    torch.testing.assert_close(given, generic_given, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("batch_norm", ["transductive", "support", "running"])
+def test_second_order_gradients_are_equal(case, batch_norm):
+    spec, network, generic, names, tasks = both(case)
+    by_hand = MAML(spec, lambda outputs: network, 0.3, 2, batch_norm=batch_norm)
+    by_vmap = MAML(spec, lambda outputs: generic, 0.3, 2, batch_norm=batch_norm)
+    by_hand.backward(tasks)
+    by_vmap.backward(tasks)
+    for ours, theirs in names.items():
+        torch.testing.assert_close(
+            network.weights()[ours].grad, generic.weights()[theirs].grad, rtol=1e-8, atol=1e-10, msg=lambda m, n=ours: f"{n}: {m}"
+        )
+    for (mean, var), (other_mean, other_var) in zip(network.running().values(), generic.running().values(), strict=True):
+        torch.testing.assert_close(mean, other_mean)
+        torch.testing.assert_close(var, other_var)
+
+
+def test_an_embedding_has_no_head():
+    assert conv(None)(conv(None).weights(), torch.rand(2, 3, 1, 16, 16)).shape == (2, 3, 4)
+    assert mlp(None)(mlp(None).weights(), torch.rand(2, 3, 1)).shape == (2, 3, 6)
+
+
+def test_truncated_normal_initialisation():
+    network = CASES["mlp"][1](1).__class__((1,), 1, widths=[400, 400], init="truncated_normal", std=0.01)
+    weight = network.get_parameter("layers.1.weight")
+    assert weight.abs().max() <= 0.02
+    assert weight.std().item() == pytest.approx(0.0088, rel=0.02)  # a normal cut at two standard deviations has 0.88 of its own
+    assert not network.get_parameter("layers.1.bias").any()
+
+
+@pytest.mark.parametrize("module", [nn.InstanceNorm2d(3), nn.LSTM(3, 3)])
+def test_modules_that_vmap_gets_wrong_are_refused(module):
+    with pytest.raises(ConfigError, match=type(module).__name__):
+        as_network(nn.Sequential(module))
+
+
+def test_something_else_is_refused():
+    with pytest.raises(ConfigError, match=r"torch\.nn\.Module, found dict"):
+        as_network({})

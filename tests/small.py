@@ -1,0 +1,40 @@
+"""Small tasks and small networks."""
+
+import torch
+
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.conv4 import Conv4
+from metarun.model.mlp import MLP
+
+
+def regression(tasks: int = 3, shots: int = 4, queries: int = 5, dtype: torch.dtype = torch.float64) -> Episodes:
+    def draw(n: int) -> Examples:
+        return Examples(torch.randn(tasks, n, 1, dtype=dtype), torch.randn(tasks, n, 1, dtype=dtype))
+
+    return Episodes(draw(shots), draw(queries))
+
+
+def images(
+    tasks: int = 3, ways: int = 3, shots: int = 2, queries: int = 2, side: int = 16, dtype: torch.dtype = torch.float64
+) -> Episodes:
+    def draw(n: int) -> Examples:
+        y = torch.arange(ways).repeat_interleave(n).expand(tasks, -1)
+        return Examples(torch.rand(tasks, ways * n, 1, side, side, dtype=dtype), y, ways)
+
+    return Episodes(draw(shots), draw(queries))
+
+
+LINE = TaskSpec("regression", (1,), outputs=1, train_outputs=1, name="line")
+PICTURES = TaskSpec("classification", (1, 16, 16), outputs=3, train_outputs=3, name="pictures")
+
+
+def mlp(outputs: int | None) -> MLP:
+    return MLP((1,), outputs, widths=[7, 6])
+
+
+def conv(outputs: int | None) -> Conv4:
+    return Conv4((1, 16, 16), outputs, filters=4)
+
+
+def strided(outputs: int | None) -> Conv4:
+    return Conv4((1, 16, 16), outputs, filters=4, halve="stride", features="mean", scale=False)

@@ -1,0 +1,154 @@
+"""The command line as a user meets it: help, mistakes, a user's own classes, sweeps, finished runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarun.cli import CONFIGS, GROUPS, headline
+
+SHORT = ("trainer.iterations=20", "trainer.test_tasks=20", "trainer.figures=false", "trainer.tensorboard=false")
+
+
+def run_folders(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("outputs/**/results.json"))
+
+
+def test_help_names_every_group_and_choice_with_a_line(metarun):
+    out = metarun("--help").stdout
+    for title in GROUPS:
+        group = title.lstrip("+")
+        assert f"{title}=" in out
+        for path in (CONFIGS / group).glob("*.yaml"):
+            assert headline(path), f"{path} does not open with a comment that says what it is"
+            assert f"  {path.stem:<24} {headline(path)}" in out
+    assert out.count("  metarun ") == 3
+
+
+def test_the_command_line_imports_no_torch(metarun):
+    code = "import sys, metarun.cli, metarun.tracking, metarun.report.summary; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_version(metarun):
+    assert metarun("--version").stdout == "metarun 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["algo=mmal"], "algo=mmal: no such choice; did you mean maml?"),
+        (["data=sin"], "data=sin: no such choice; did you mean sine?"),
+        (["+paper=maml_sine"], "paper=maml_sine: no such choice; did you mean maml_sine_5shot?"),
+        (["algo.inner_lrr=1"], "algo.inner_lrr: no such key; did you mean inner_lr?"),
+        (["+algo.new=1"], "algo.new: no such key"),
+        (["trainer.optimizer.lrr=1"], "trainer.optimizer.lrr: no such key"),
+        (["alg=maml"], "alg: no such key; did you mean algo?"),
+        (["sead=1"], "sead: no such key; did you mean seed?"),
+        (["algo.inner_lr=abc"], "algo.inner_lr=abc: expected float"),
+        (["algo.inner_lr=-1"], "algo.inner_lr=-1.0: expected a number above 0"),
+        (["algo.inner_lr=null"], "algo.inner_lr=None: expected float"),
+        (["trainer.device=gpu"], "trainer.device=gpu: expected auto, or a device"),
+        (["data.ways=5"], "data.ways: no such key"),
+        (["data.shots=0"], "data.shots=0: expected 1 or more"),
+        (["trainer.iterations=1.5"], "trainer.iterations=1.5: expected int"),
+        (["model=conv4"], "model=conv4: expected images"),
+        (["algo=protonet"], "ProtoNet learns classification alone, but data=sine is regression"),
+        (["trainer.optimizer._target_=torch.optim.Adm"], "no Adm in torch.optim; did you mean Adam?"),
+        (["algo._target_=metarun.data.sine.Sine"], "algo"),
+        (["seed=x"], "seed=x: expected int"),
+        (["=3"], "=3: not an override"),
+        (["algo=[maml"], "algo=[maml: not an override"),
+        (["maml"], "maml: not an override"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(metarun, arguments, line):
+    done = metarun(*SHORT, *arguments, status=2)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"metarun: {line}") or line in done.stderr, done.stderr
+    assert "Update" not in done.stdout
+    assert not run_folders(metarun.folder)
+
+
+def test_default_run_and_again(metarun):
+    first = metarun(*SHORT).stdout
+    (folder,) = run_folders(metarun.folder)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["status"] == "finished"
+    assert results["train"]["iterations"] == 20
+    assert f"{results['test']['by_step'][5]['mean']:.3f}" in first
+    again = metarun(*SHORT).stdout
+    assert "Already finished" in again
+    assert first.splitlines()[-1] in again
+    restarted = metarun(*SHORT, "restart=true").stdout
+    assert "Already" not in restarted
+    assert json.loads((folder / "superseded/1/results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text())["test"] == results["test"]
+
+
+def test_a_sweep_runs_in_one_folder_and_goes_on_after_a_failure(metarun):
+    metarun("-m", "seed=0,1,2", *SHORT)
+    assert [path.name.partition("-")[2] for path in run_folders(metarun.folder)] == ["seed0", "seed1", "seed2"]
+    assert len({path.name.partition("-")[0] for path in run_folders(metarun.folder)}) == 1
+    done = metarun("-m", "algo.inner_lr=-1,0.02", *SHORT, status=2)
+    assert "algo.inner_lr=-1" in done.stderr
+    assert len(run_folders(metarun.folder)) == 4
+
+
+def test_machine_keys_do_not_change_the_folder(metarun):
+    metarun(*SHORT)
+    assert "Already finished" in metarun(*SHORT, "trainer.threads=2", "trainer.checkpoint_every=1").stdout
+    assert len(run_folders(metarun.folder)) == 1
+
+
+def test_a_folder_of_the_users_own_is_obeyed(metarun):
+    metarun("hydra.run.dir=here", *SHORT)
+    assert (metarun.folder / "here/results.json").is_file()
+    assert "Already finished" in metarun("hydra.run.dir=here", *SHORT).stdout
+
+
+def test_a_users_own_algorithm_and_module(metarun):
+    """A class in a package of the user's, a YAML in `conf/`, and nothing of metarun's touched."""
+    package = metarun.folder / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "learner.py").write_text(
+        "from torch import nn\n"
+        "from metarun.algo.maml import MAML\n"
+        "class Mine(MAML):\n"
+        '    """MAML with half the rate."""\n'
+        "    def __init__(self, spec, network, inner_lr: float, factor: float = 0.5) -> None:\n"
+        "        super().__init__(spec, network, inner_lr * factor, test_steps=2)\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, input_shape, outputs, width: int) -> None:\n"
+        "        super().__init__(nn.Linear(*input_shape, width), nn.Tanh(), nn.Linear(width, outputs))\n"
+    )
+    (metarun.folder / "conf/algo").mkdir(parents=True)
+    (metarun.folder / "conf/model").mkdir()
+    (metarun.folder / "conf/algo/mine.yaml").write_text("# Mine\n_target_: mine.learner.Mine\ninner_lr: 0.02\nfactor: 0.5\n")
+    (metarun.folder / "conf/model/net.yaml").write_text("# A net\n_target_: mine.learner.Net\nwidth: 8\n")
+    metarun("algo=mine", "model=net", *SHORT)
+    (folder,) = run_folders(metarun.folder)
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["algo"], results["model"]) == ("mine", "net")
+    assert len(results["test"]["by_step"]) == 3
+    assert "  mine " in metarun("--help").stdout
+    assert "algo.factr: no such key; did you mean factor?" in metarun("algo=mine", "algo.factr=1", status=2).stderr
+    (metarun.folder / "conf/algo/maml.yaml").write_text("# Not seen\n")
+    assert "give yours another name" in metarun(status=2).stderr
+
+
+def test_another_config_folder(metarun):
+    (metarun.folder / "elsewhere/algo").mkdir(parents=True)
+    text = "# Steeper\ndefaults: [maml]\ninner_lr: 0.05\n"
+    (metarun.folder / "elsewhere/algo/steep.yaml").write_text(text)
+    metarun("--config-dir", "elsewhere", "algo=steep", *SHORT)
+    (folder,) = run_folders(metarun.folder)
+    assert json.loads((folder / "results.json").read_text())["algo"] == "steep"
+    assert "  steep " in metarun("--help", "--config-dir", "elsewhere").stdout
+
+
+def test_progress_is_silent_where_stderr_is_no_terminal(metarun):
+    assert metarun(*SHORT).stderr == ""

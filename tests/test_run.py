@@ -1,0 +1,171 @@
+"""Whole runs: the run directory's contract, resuming to the bit, stopping, diverging."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+RUN = ("trainer.test_tasks=50", "trainer.figures=false", "hydra.run.dir=run", "trainer.checkpoint_every=0.2")
+
+
+def results(folder):
+    return json.loads((folder / "run/results.json").read_text())
+
+
+def weights(folder):
+    return torch.load(folder / "run/checkpoints/last.pt", weights_only=True)["algorithm"]
+
+
+def kill_when(process, path, step, number=signal.SIGKILL):
+    """Send a signal once the metrics say that training has come to ``step``."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = path.read_text().splitlines() if path.exists() else []
+        steps = [json.loads(line)["step"] for line in lines[:-1]]
+        if steps and max(steps) >= step:
+            os.kill(process.pid, number)
+            return process.communicate(timeout=60)[1]
+        time.sleep(0.01)
+    raise AssertionError(f"the run never came to update {step}\n{process.communicate()}")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("trainer.iterations=1500", "trainer.validate_every=200"),
+        ("trainer.iterations=800", "data.stages=2", "trainer.validate_every=200"),
+        (
+            "trainer.iterations=1500",
+            "trainer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 400}",
+            "trainer.clip=1.0",
+            "trainer.keep_best=3",
+            "trainer.validate_every=100",
+            "model={_target_: tests_dropout.Net}",
+        ),
+    ],
+    ids=["plain", "second stage", "scheduler, clipping, ensemble, dropout"],
+)
+def test_killed_twice_and_resumed_to_the_same_bytes(metarun, keys):
+    (metarun.folder / "tests_dropout.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, input_shape, outputs, widths: object = None, init: object = None, std: object = None) -> None:\n"
+        "        super().__init__(nn.Linear(1, 20), nn.ReLU(), nn.Dropout(0.1), nn.Linear(20, 1))\n"
+    )
+    metarun(*RUN, *keys)
+    whole, whole_weights = results(metarun.folder), weights(metarun.folder)
+    (metarun.folder / "run").rename(metarun.folder / "whole")
+    for step in (300, 1000):
+        process = metarun.start(*RUN, *keys)
+        kill_when(process, metarun.folder / "run/metrics.jsonl", step)
+    assert "Continuing at update" in metarun(*RUN, *keys).stdout
+    resumed = results(metarun.folder)
+    assert len(resumed["train"]["resumed_at"]) == 2
+    assert 0 < resumed["train"]["resumed_at"][0] < resumed["train"]["resumed_at"][1]
+    assert resumed["test"] == whole["test"]
+    assert resumed["continual"] == whole["continual"]
+    assert resumed["train"]["best_iteration"] == whole["train"]["best_iteration"]
+    for name, value in whole_weights.items():
+        assert torch.equal(weights(metarun.folder)[name], value), name
+
+    def metrics(name):
+        lines = [json.loads(line) for line in (metarun.folder / name / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+    assert metrics("run") == metrics("whole")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(metarun, number, status):
+    keys = (*RUN[:-1], "trainer.iterations=100000")  # the checkpoint is the signal's: none is due before
+    process = metarun.start(*keys)
+    err = kill_when(process, metarun.folder / "run/metrics.jsonl", 200, number)
+    assert process.returncode == status
+    assert err.count("\n") == 1
+    assert "stopped at update" in err
+    assert "the same command goes on" in err
+    stopped = results(metarun.folder)
+    assert stopped["status"] == "interrupted"
+    step = torch.load(metarun.folder / "run/checkpoints/last.pt", weights_only=True)["position"]["step"]
+    assert f"stopped at update {step} of 100000" in err
+
+
+def test_results_hold_what_the_contract_says(metarun):
+    metarun(*RUN, "trainer.iterations=200", "trainer.paper_tasks=10", "algo.test_steps=3", "seed=4")
+    found = results(metarun.folder)
+    assert found["schema"] == 1
+    assert [found[key] for key in ("algo", "data", "cl", "model", "seed")] == ["maml", "sine", "none", "mlp", 4]
+    assert found["continual"] is None
+    assert set(found["test"]["mse"]) == {"mean", "ci95", "n_tasks", "n_nonfinite", "median"}
+    scores = np.load(metarun.folder / "run/test.npz")["scores"]
+    assert scores.shape == (1, 4, 50)
+    for row, expected in zip(found["test"]["by_step"], scores[0], strict=True):
+        assert row["mean"] == pytest.approx(expected.mean())
+        assert row["ci95"] == pytest.approx(1.96 * expected.std(ddof=1) / 50**0.5)
+    assert found["test"]["first_tasks"]["mse"]["mean"] == pytest.approx(scores[0, -1, :10].mean())
+    assert found["protocol"] == {
+        "ways": None,
+        "shots": 10,
+        "queries": 10,
+        "batch_norm": None,
+        "n_test_tasks": 50,
+        "train": {"ways": None, "shots": 10, "queries": 10, "tasks": 25},
+    }
+    assert found["environment"]["torch"] == torch.__version__
+    assert set(found["environment"]) == {"device", "torch", "metarun", "git", "source", "threads"}
+    assert list((metarun.folder / "run").glob("events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (metarun.folder / "run/metrics.jsonl").read_text().splitlines()]
+    assert {"train/loss", "time/tasks_per_second"} <= set(lines[0])
+
+
+def test_stages_fill_the_matrix(metarun):
+    metarun(*RUN, "trainer.iterations=150", "data.stages=4", "trainer.figures=true")
+    found = results(metarun.folder)["continual"]
+    R = np.array(found["R"])
+    assert R.shape == (5, 4)
+    assert found["acc"] == pytest.approx(-R[4].mean())
+    assert found["bwt"] == pytest.approx(-np.mean([R[4, j] - R[j + 1, j] for j in range(3)]))
+    assert results(metarun.folder)["test"]["mse"]["mean"] == pytest.approx(R[4].mean())
+    pictures = {path.name for path in (metarun.folder / "run/figures").iterdir()}
+    assert pictures == {"R.png", "adaptation.png", "fits.png", "learning.png"}
+
+
+def test_divergence_keeps_the_last_good_checkpoint(metarun):
+    keys = (*RUN, "trainer.iterations=500", "trainer.optimizer.lr=1e30", "trainer.log_every=10")
+    done = metarun(*keys, status=1)
+    assert done.stderr.count("\n") == 1
+    assert "loss is" in done.stderr or "weight is not finite" in done.stderr
+    assert results(metarun.folder)["status"] == "diverged"
+    assert all(bool(w.isfinite().all()) for w in weights(metarun.folder).values())
+    again = metarun(*keys, status=1)
+    assert "Already diverged" in again.stdout
+    assert "restart=true" in again.stderr
+
+
+def test_a_damaged_checkpoint_is_named(metarun):
+    path = metarun.folder / "run/checkpoints/last.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"nothing of the kind")
+    done = metarun(*RUN, status=2)
+    assert done.stderr.count("\n") == 1
+    assert "last.pt: not a readable checkpoint" in done.stderr
+
+
+def test_a_checkpoint_of_other_code_is_not_continued_silently(metarun):
+    keys = (*RUN, "trainer.iterations=50000")
+    process = metarun.start(*keys)
+    kill_when(process, metarun.folder / "run/metrics.jsonl", 200)
+    path = metarun.folder / "run/checkpoints/last.pt"
+    torch.save({**torch.load(path, weights_only=True), "source": "other"}, path)
+    assert "begun by other code" in metarun(*keys, status=2).stderr
+    process = metarun.start(*keys, "any_code=true")
+    kill_when(process, metarun.folder / "run/metrics.jsonl", 400)
+
+
+def test_bfloat16_and_first_order_train(metarun):
+    metarun(*RUN, "algo=fomaml", "trainer.precision=bfloat16", "trainer.iterations=30")
+    assert results(metarun.folder)["status"] == "finished"
