@@ -36,9 +36,11 @@ GROUPS = {
     "+paper": "the protocol of a published result, in full",
 }
 CHOICES = ("algo", "data", "cl", "model")
-NO_EFFECT = ("seed", "restart", "any_code", "data.root") + tuple(
-    f"trainer.{key}" for key in ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks")
-)
+NO_EFFECT = {
+    "": ("seed", "restart", "any_code"),
+    "data": ("root",),
+    "trainer": ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
+}
 """Keys that do not change what a run computes, or (the seed) stand in its folder's name themselves."""
 
 log = logging.getLogger(__name__)
@@ -140,13 +142,10 @@ def run_name(*, _root_: DictConfig) -> str:
     if not isinstance(config, dict):
         raise TypeError("the configuration is no mapping")
     config.pop("hydra", None)
-    plain = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
-    for key in NO_EFFECT:
-        node: Any = plain
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(last, None)
+    plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    for node, keys in NO_EFFECT.items():
+        for key in keys:
+            (plain.get(node, {}) if node else plain).pop(key, None)
     digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
     name = "-".join(choices[group] for group in ("algo", "data", "cl") if choices.get(group, "none") != "none")
     return f"{name}/{digest}-seed{_root_.seed}"

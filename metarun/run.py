@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build, locate
-from metarun.config import ConfigError
-from metarun.cl.metrics import stream_metrics
 from metarun.cl.method import ContinualMethod
+from metarun.cl.metrics import stream_metrics
+from metarun.config import ConfigError
 from metarun.data.source import Data, Stage
 from metarun.model.network import Network, as_network
 from metarun.report import figures
@@ -60,6 +60,7 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         ConfigError: a mistake in the configuration or in the data.
         Diverged: the training loss is not finite.
         Interrupted: a signal asked to stop.
+
     """
     folder = RunFolder(path)
     source = tracking.source_digest(user_files(config))
@@ -87,6 +88,7 @@ def build_parts(config: DictConfig) -> Parts:
 
     Raises:
         ConfigError: a key, a value or a combination that cannot work.
+
     """
     seed: int = config.seed
     if type(seed) is not int:
@@ -122,6 +124,7 @@ def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
 
     Raises:
         ConfigError: the checkpoint's source digest is another one.
+
     """
     found = checkpoint.load(folder.last)
     if found is not None and found.get("source") != source and not any_code:
@@ -260,8 +263,8 @@ def write_events(
             if isinstance(value, float):
                 numbers[f"test/{key}"] = value
         events.scalars(outcome.position.step, numbers)
-        plain = OmegaConf.to_container(config, resolve=True)
-        events.hparams({**choices, **tracking.flat({str(k): v for k, v in dict(plain).items()})}, numbers)  # type: ignore[call-overload]
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        events.hparams({**choices, **tracking.flat(plain)}, numbers)
         if parts.trainer.figures:
             pictures = {"learning": figures.learning_curve(folder.metrics_path, metric)}
             if parts.algorithm.steps:

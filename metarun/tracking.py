@@ -65,6 +65,7 @@ class Log:
         folder: of the run.
         step: continue after this step: lines of later steps, written before a kill, are cut off.
         tensorboard: write TensorBoard's events.
+
     """
 
     def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool) -> None:

@@ -9,7 +9,9 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -34,6 +36,7 @@ def find(root: str | None, folder: str, name: str, url: str | None = None, md5: 
 
     Raises:
         ConfigError: it is not there and cannot be fetched; the line says what to put where.
+
     """
     places = [base / folder / name for base in roots(root)]
     for place in places:
@@ -76,12 +79,14 @@ def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dic
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            np.savez(file, checksum=_checksum(arrays), **arrays)
+            content: dict[str, Any] = {"checksum": _checksum(arrays), **arrays}
+            np.savez(file, **content)
         beside.replace(path)
     except OSError as error:
         log.warning("Could not keep %s (%s): it will be decoded again", path, error.strerror or error)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
     return arrays
 
 
@@ -89,7 +94,7 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         if bytes(arrays.pop("checksum")) == bytes(_checksum(arrays)):
             return arrays

@@ -46,6 +46,7 @@ class ImageTasks(TaskSource):
         shape: of a task.
         turn: with rotations drawn per task, the number of images from one quarter turn of the whole set to the next in
             ``images``; each class of a task is turned by itself. None: not turned.
+
     """
 
     def __init__(self, key: int, images: Tensor, classes: Classes, shape: TaskShape, turn: int | None = None) -> None:
@@ -65,13 +66,11 @@ class ImageTasks(TaskSource):
         if self.turn is not None:
             index = index + self.turn * (draws[:, ways : 2 * ways] >> 29).unsqueeze(-1)
         labels = torch.arange(ways, device=ids.device).unsqueeze(-1)
-        return Episodes(
-            *(
-                Examples(self._pixels(part), labels.expand(part.shape).flatten(1), ways)
-                for part in (index[..., :shots], index[..., shots:])
-            ),
-            {"classes": chosen},
+        support, query = (
+            Examples(self._pixels(part), labels.expand(part.shape).flatten(1), ways)
+            for part in (index[..., :shots], index[..., shots:])
         )
+        return Episodes(support, query, {"classes": chosen})
 
     def _pixels(self, index: Tensor) -> Tensor:
         """(T, ways, n) → (T, ways · n, C, H, W) float32 in [0, 1]."""

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from metarun.config import ConfigError
 from metarun.data import archives
 from metarun.data.images import Classes, ImageTasks, quarter_turns
-from metarun.data.source import Data, Split, Stage, TaskShape, task_shapes
+from metarun.data.source import Data, Split, Stage, task_shapes
 from metarun.episodes import TaskSpec
 from metarun.rng import derive
 
@@ -53,6 +53,7 @@ class Omniglot(Data):
             ("train_classes", as Reptile), drawn for each class of each task ("task", as MAML), or "none".
         ways, shots, queries: classes of a test task, support examples and queries of each.
         train_ways, train_shots, train_queries: the same in training; null: as in the test.
+
     """
 
     def __init__(
@@ -132,6 +133,7 @@ def read_archive(path: Path, name: str, count: int, resize: str) -> dict[str, ND
 
     Raises:
         ConfigError: it is no zip, or its content is not ``count`` characters of 20 images of 105×105 pixels.
+
     """
     member = re.compile(rf"{name}/([^/]+/character\d\d)/\d{{4}}_(\d\d)\.png")
     try:
@@ -142,8 +144,7 @@ def read_archive(path: Path, name: str, count: int, resize: str) -> dict[str, ND
             if len(per_character) != count or wrong:
                 detail = f", {wrong[0]} has {per_character[wrong[0]]} images" if wrong else ""
                 raise ConfigError(
-                    f"{path}: expected {count} characters with {DRAWERS} images each,"
-                    f" found {len(per_character)} characters{detail}"
+                    f"{path}: expected {count} characters with {DRAWERS} images each, found {len(per_character)} characters{detail}"
                 )
             drawings: dict[str, list[NDArray[np.uint8]]] = {}
             for character, _, file in found:

@@ -22,6 +22,7 @@ class Sine(Data):
         shots, queries: support examples and queries of a test task.
         train_shots, train_queries: the same in training; null: as in the test.
         stages: divide the phases into this many equal parts, one a stage; null: one stage.
+
     """
 
     def __init__(
@@ -70,9 +71,7 @@ class Sine(Data):
 class SineTasks(TaskSource):
     """The tasks of one split of one stage. ``context`` tells amplitude and phase, (T, 1) each."""
 
-    def __init__(
-        self, key: int, amplitude: Interval, phase: Interval, x: Interval, shape: TaskShape, device: torch.device
-    ) -> None:
+    def __init__(self, key: int, amplitude: Interval, phase: Interval, x: Interval, shape: TaskShape, device: torch.device) -> None:
         self.key, self.amplitude, self.phase, self.x, self.shape, self.device = key, amplitude, phase, x, shape, device
 
     def sample(self, ids: Tensor) -> Episodes:

@@ -46,6 +46,7 @@ class Data(ABC):
     Attributes:
         spec: what a learner must know of the tasks.
         train, test: shapes of a training task and of a validation or test task.
+
     """
 
     spec: TaskSpec
@@ -73,6 +74,7 @@ def task_shapes(
 
     Raises:
         RangeError: a number below 1, or below 2 ways.
+
     """
     for key, value in {"ways": ways, "train_ways": train_ways}.items():
         require(value is None or value > 1, key, value, "2 or more")

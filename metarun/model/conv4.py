@@ -27,6 +27,7 @@ class Conv4(Network):
         init: of the convolutions: "torch" or "xavier" (uniform).
         head_std: standard deviation of the head's normal initialisation with zero biases (1 in MAML's code on Omniglot); null for
             torch's own.
+
     """
 
     task_chunk = 8  # tasks whose activations the cache of a CPU can still serve
@@ -48,18 +49,16 @@ class Conv4(Network):
         self.halve, self.features = halve, features
         channels, height, width = input_shape
         # No bias: the batch norm that follows would take it out again.
-        self.convs = nn.ModuleList(
-            nn.Conv2d(channels if i == 0 else filters, filters, 3, padding=1, bias=False) for i in range(4)
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(filters, track_running_stats=False) for _ in range(4))
-        for conv, norm in zip(self.convs, self.norms, strict=True):
+        convs = [nn.Conv2d(channels if i == 0 else filters, filters, 3, padding=1, bias=False) for i in range(4)]
+        norms = [nn.BatchNorm2d(filters, track_running_stats=False) for _ in range(4)]
+        for conv, norm in zip(convs, norms, strict=True):
             if not scale:
                 norm.register_parameter("weight", None)
             if init == "xavier":
                 nn.init.xavier_uniform_(conv.weight)
             height, width = ((s + 1) // 2 if halve == "stride" else s // 2 for s in (height, width))
         require(min(height, width) > 0, "model", "conv4", f"images of 16×16 pixels at least; the data gives {input_shape}")
-        self.head = None
+        self.convs, self.norms, self.head = nn.ModuleList(convs), nn.ModuleList(norms), None
         if outputs is not None:
             self.head = nn.Linear(filters * (height * width if features == "flatten" else 1), outputs)
             if head_std is not None:
@@ -69,12 +68,13 @@ class Conv4(Network):
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         norm = norm or Norm()
+        tasks, n = x.shape[:2]
         x = x.transpose(0, 1).contiguous()  # (n, T, C, H, W)
         for i in range(4):
             x = self._convolve(x, weights[f"convs.{i}.weight"])
             x = norm(str(i), x, weights.get(f"norms.{i}.weight"), weights[f"norms.{i}.bias"])
-            if self.halve == "pool":
-                x = F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])  # before the ReLU: the same, on a quarter
+            if self.halve == "pool":  # before the ReLU: the same, on a quarter of the values
+                x = _with_tasks(F.max_pool2d(x.flatten(0, 1), 2), n, tasks)
             x = x.relu()
         x = (x.mean((3, 4)) if self.features == "mean" else x.flatten(2)).transpose(0, 1)
         if self.head is None:
@@ -88,6 +88,10 @@ class Conv4(Network):
         if weight.dim() == 4:
             if tasks == 1 and x.device.type == "cpu":  # oneDNN takes two thirds of the time this way (measured, torch 2.13)
                 weight = weight.contiguous(memory_format=torch.channels_last)
-            return F.conv2d(x.flatten(0, 1), weight, None, stride, padding=1).unflatten(0, (n, tasks))
-        x = F.conv2d(x.flatten(1, 2), weight.flatten(0, 1), None, stride, padding=1, groups=tasks)
-        return x.unflatten(1, (tasks, -1))
+            return _with_tasks(F.conv2d(x.flatten(0, 1), weight, None, stride, padding=1), n, tasks)
+        return _with_tasks(F.conv2d(x.flatten(1, 2), weight.flatten(0, 1), None, stride, padding=1, groups=tasks), n, tasks)
+
+
+def _with_tasks(x: Tensor, n: int, tasks: int) -> Tensor:
+    """(n · T, C, H, W) or (n, T · C, H, W) → (n, T, C, H, W), without moving memory."""
+    return x.view(n, tasks, -1, *x.shape[2:])

@@ -23,6 +23,7 @@ class MLP(Network):
         init: "torch" (the default of `nn.Linear`) or "truncated_normal", cut at two standard deviations with zero biases, as
             in the released code of MAML.
         std: standard deviation of "truncated_normal" before the cut.
+
     """
 
     def __init__(
@@ -38,22 +39,19 @@ class MLP(Network):
         require(bool(widths) or outputs is not None, "widths", widths, "a hidden layer at least, for an embedding")
         require(std > 0, "std", std, "a number above 0")
         sizes = [prod(input_shape), *widths, *([] if outputs is None else [outputs])]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.hidden = len(widths)
+        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         if init == "truncated_normal":
-            for layer in self.layers:
+            for layer in layers:
                 nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
                 nn.init.zeros_(layer.bias)
+        self.layers, self.hidden = nn.ModuleList(layers), len(widths)
         self.add_running_statistics({})
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         x = x.flatten(2)
         for i in range(len(self.layers)):
             weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
-            if weight.dim() == 2:
-                x = F.linear(x, weight, bias)
-            else:
-                x = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+            x = F.linear(x, weight, bias) if weight.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
             if i < self.hidden:
                 x = x.relu()
         return x

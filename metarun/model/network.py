@@ -1,6 +1,6 @@
 """Networks used functionally: ``network(weights, x)``, for one set of weights or one set a task."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class Network(nn.Module):
 
     Attributes:
         task_chunk: tasks to take at once on the CPU where memory traffic bounds the work; None: all.
+
     """
 
     task_chunk: int | None = None
@@ -39,6 +40,10 @@ class Network(nn.Module):
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         """``x`` (T, n, *input_shape) → (T, n, outputs); ``norm`` None: batch norms use each task's own batch."""
         raise NotImplementedError
+
+    if TYPE_CHECKING:  # torch types a module's call as returning anything
+
+        def __call__(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor: ...
 
     def add_running_statistics(self, channels: dict[str, int]) -> None:
         """Make room for running statistics of the layers named."""
@@ -110,7 +115,7 @@ class Vectorised(Network):
         out, seen = vmap(one_task, in_dims=axes, randomness="different")(weights, x, given)
         if norm.record:
             norm.seen.update({k: (m.detach(), v.detach()) if norm.record == "values" else (m, v) for k, (m, v) in seen.items()})
-        return out  # type: ignore[no-any-return]
+        return out
 
 
 _current: list[Norm] = []
@@ -148,6 +153,7 @@ def as_network(made: Any, key: str = "model") -> Network:
 
     Raises:
         ConfigError: it is neither.
+
     """
     if isinstance(made, Network):
         return made

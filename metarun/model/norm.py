@@ -24,6 +24,7 @@ class Norm:
         given: normalise with these; None: with each task's own batch.
         record: keep what the batches showed in `seen`: "values" without a graph (for running averages, free), "graph" to
             differentiate through them (for statistics of the support set).
+
     """
 
     given: Statistics | None = None
@@ -32,7 +33,7 @@ class Norm:
 
     def __call__(self, layer: str, x: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
         """``x`` (n, T, C, H, W), ``weight`` and ``bias`` (C,) or (T, C) → the same shape as ``x``."""
-        n, tasks, channels = x.shape[:3]
+        tasks, channels = x.shape[1:3]
         if self.given is None and self.record != "graph":
             # torch's own kernel over T·C channels: tasks do not mix, and it is exact at second order (a vmap over it is not).
             # Its double backward fails without a weight, so a norm without a scale is given ones (written out: the kernel

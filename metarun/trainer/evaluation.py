@@ -36,6 +36,7 @@ def evaluate(
         tasks: how many.
         ensemble: states of the learner whose predictions are averaged; None: as it is now.
         on_chunk: called between pieces of work, and may raise to stop.
+
     """
     size = _chunk(algorithm, source.sample(torch.arange(1)))
     scores = []
@@ -44,8 +45,7 @@ def evaluate(
             on_chunk()
             episodes = source.sample(torch.arange(start, min(start + size, tasks)))
             predictions = [
-                algorithm.trajectory(episodes.support, episodes.query.x, algorithm.steps)
-                for _ in _each_state(algorithm, ensemble)
+                algorithm.trajectory(episodes.support, episodes.query.x, algorithm.steps) for _ in _each_state(algorithm, ensemble)
             ]
             mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
             scores.append(task_scores(mean, episodes.query.y).double().cpu())

@@ -1,6 +1,9 @@
 """Predictions worth a look: what a regression learner makes of a few tasks, before and after it adapts."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
 from metarun.data.source import Data
@@ -24,6 +27,11 @@ def adaptation_examples(algorithm: Algorithm, data: Data, device: torch.device) 
         with testing(algorithm):
             path = algorithm.trajectory(episodes.support, episodes.query.x, max(STEPS))
         shown = [step for step in STEPS if step < len(path)]
-        columns = [t.double().cpu().flatten().numpy() for t in (*episodes.support[:2], *episodes.query[:2])]
-        fits.append(Fit(shots, *columns, {step: path[step].double().cpu().flatten().numpy() for step in shown}))
+        support, query = episodes.support, episodes.query
+        predictions = {step: _column(path[step]) for step in shown}
+        fits.append(Fit(shots, _column(support.x), _column(support.y), _column(query.x), _column(query.y), predictions))
     return fits
+
+
+def _column(values: Tensor) -> NDArray[np.float64]:
+    return values.double().cpu().flatten().numpy()

@@ -16,8 +16,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
-from metarun.config import require
 from metarun.cl.method import ContinualMethod
+from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes
 from metarun.rng import derive
@@ -84,6 +84,7 @@ class Trainer:
         threads: of the CPU; null: chosen by the size of the work.
         precision: "float32", or "bfloat16" by autocast.
         tensorboard, figures: write TensorBoard's events, and PNG figures.
+
     """
 
     def __init__(
@@ -126,9 +127,7 @@ class Trainer:
         self.device, self.threads, self.precision = device, threads, precision
         self.tensorboard, self.figures = tensorboard, figures
 
-    def fit(
-        self, algorithm: Algorithm, stages: list[Stage], method: ContinualMethod, folder: RunFolder, source: str
-    ) -> Outcome:
+    def fit(self, algorithm: Algorithm, stages: list[Stage], method: ContinualMethod, folder: RunFolder, source: str) -> Outcome:
         """Train through ``stages`` and test, continuing where the checkpoint in ``folder`` stopped.
 
         Args:
@@ -141,6 +140,7 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite; the last good checkpoint stays.
             Interrupted: SIGINT or SIGTERM; a checkpoint has been written.
+
         """
         job = _Job(self, algorithm, stages, method, folder, source)
         with Signals() as job.signals, logging_redirect_tqdm():
@@ -183,6 +183,7 @@ class _Job:
         self.mark = time.perf_counter()
         self.shown: dict[str, str] = {}
         self.ready: list[Episodes] = []
+        self.steps_on_disk: list[int] = []
         self._restore()
         self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard)
         self.saved_at = time.monotonic()
@@ -234,7 +235,7 @@ class _Job:
             losses = self.algorithm.backward(episodes)
             extra = self.method.loss(self.algorithm, episodes)
             if extra is not None:
-                extra.backward()  # type: ignore[no-untyped-call]
+                extra.backward()
         self.method.gradient(self.algorithm)
         if self.trainer.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), self.trainer.clip)
@@ -320,8 +321,7 @@ class _Job:
 
     def _evaluate_stages(self) -> list[NDArray[np.float64]]:
         return [
-            evaluate(self.algorithm, stage.test, self.trainer.test_tasks, on_chunk=self._stop_if_asked)
-            for stage in self.stages
+            evaluate(self.algorithm, stage.test, self.trainer.test_tasks, on_chunk=self._stop_if_asked) for stage in self.stages
         ]
 
     def _add_row(self) -> None:
@@ -342,9 +342,7 @@ class _Job:
         else:
             ensemble = self.best_states or None
             scores = [
-                evaluate(
-                    self.algorithm, stage.test, self.trainer.test_tasks, ensemble=ensemble, on_chunk=self._stop_if_asked
-                )
+                evaluate(self.algorithm, stage.test, self.trainer.test_tasks, ensemble=ensemble, on_chunk=self._stop_if_asked)
             ]
             if ensemble:  # figures and whoever uses the learner from here on see what was tested
                 self.algorithm.load_state_dict(ensemble[0])
@@ -365,9 +363,9 @@ class _Job:
             raise Diverged(f"a weight is not finite at update {self.position.step}")
         if self.best_states and self.trainer.keep_best:
             steps = [step for _, step in self.position.best]
-            if steps != self._steps_on_disk:
+            if steps != self.steps_on_disk:
                 checkpoint.save(self.folder.best, {"steps": steps, "states": self.best_states})
-                self._steps_on_disk = steps
+                self.steps_on_disk = steps
         checkpoint.save(
             self.folder.last,
             {
@@ -386,7 +384,6 @@ class _Job:
         self._count_time(idle=True)
 
     def _restore(self) -> None:
-        self._steps_on_disk: list[int] = []
         found = checkpoint.load(self.folder.last)
         if found is None:
             return

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from reference import batch_moments, maml_loss, plain_conv4, plain_loss, plain_mlp
-
 from small import LINE, PICTURES, conv, images, mlp, regression, strided
+
 from metarun.algo.maml import MAML
 from metarun.algo.protonet import ProtoNet
 
@@ -108,9 +108,7 @@ def test_frozen_weights_do_not_adapt_but_learn():
     assert algorithm.frozen == {n for n in algorithm.network.weights() if not n.startswith("head")}
     tasks = images()
     _, found = gradients(algorithm, tasks)
-    _, expected = reference_gradients(
-        lambda w, x, m: plain_conv4(w, x, m), algorithm, tasks, steps=2, frozen=algorithm.frozen
-    )
+    _, expected = reference_gradients(lambda w, x, m: plain_conv4(w, x, m), algorithm, tasks, steps=2, frozen=algorithm.frozen)
     assert_equal(found, expected)
     assert found["convs.0.weight"].abs().max() > 0
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from small import LINE, PICTURES, conv, images, mlp, regression
 from torch import nn
 
-from small import LINE, PICTURES, conv, images, mlp, regression
 from metarun.algo.maml import MAML
 from metarun.config import ConfigError
 from metarun.model.network import Vectorised, as_network
@@ -71,7 +71,11 @@ def test_second_order_gradients_are_equal(case, batch_norm):
     by_vmap.backward(tasks)
     for ours, theirs in names.items():
         torch.testing.assert_close(
-            network.weights()[ours].grad, generic.weights()[theirs].grad, rtol=1e-8, atol=1e-10, msg=lambda m, n=ours: f"{n}: {m}"
+            network.weights()[ours].grad,
+            generic.weights()[theirs].grad,
+            rtol=1e-8,
+            atol=1e-10,
+            msg=lambda m, n=ours: f"{n}: {m}",
         )
     for (mean, var), (other_mean, other_var) in zip(network.running().values(), generic.running().values(), strict=True):
         torch.testing.assert_close(mean, other_mean)

@@ -1,0 +1,77 @@
+"""Files of a run: whole or not there, cut back on resume, never lost."""
+
+import json
+
+from metarun.tracking import Log, RunFolder, flat, source_digest
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.write_results({"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": (2, None)}})
+    text = folder.results_path.read_text()
+    assert json.loads(text, parse_constant=lambda name: 1 / 0) == {"a": None, "b": [1.0, None], "c": {"d": [2, None]}}
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["results.json"]
+
+
+def test_results_that_cannot_be_read_are_none(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.results() is None
+    folder.results_path.write_text('{"half')
+    assert folder.results() is None
+
+
+def test_metrics_are_cut_back_to_the_step_resumed_from(tmp_path):
+    folder = RunFolder(tmp_path)
+    log = Log(folder, 0, tensorboard=False)
+    for step in (100, 200, 300):
+        log.scalars(step, {"train/loss": step / 2})
+    log.close()
+    with folder.metrics_path.open("a") as file:
+        file.write('{"step": 400, "tra')
+    log = Log(folder, 200, tensorboard=False)
+    log.scalars(250, {"val/mse": float("nan")}, ci95=None)
+    log.close()
+    lines = [json.loads(line) for line in folder.metrics_path.read_text().splitlines()]
+    assert lines == [
+        {"step": 100, "train/loss": 50.0},
+        {"step": 200, "train/loss": 100.0},
+        {"step": 250, "ci95": None, "val/mse": None},
+    ]
+
+
+def test_starting_over_moves_and_never_deletes(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / ".hydra").mkdir()
+    for content in ("first", "second"):
+        folder.results_path.write_text(content)
+        folder.last.parent.mkdir()
+        folder.last.write_text(content)
+        folder.supersede()
+    assert (tmp_path / "superseded/1/checkpoints/last.pt").read_text() == "first"
+    assert (tmp_path / "superseded/2/results.json").read_text() == "second"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "superseded"]
+
+
+def test_events_hold_scalars_figures_and_hparams_in_one_file(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from metarun.report.figures import adaptation_curve
+
+    log = Log(RunFolder(tmp_path), 0, tensorboard=True)
+    log.scalars(3, {"train/loss": 0.5})
+    log.hparams({"algo": "maml", "algo.inner_lr": 0.01}, {"test/mse": 0.2})
+    log.figure("figures/adaptation", adaptation_curve([{"step": 0, "mean": 1.0, "ci95": 0.1}], "mse"), 3)
+    log.close()
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    found = EventAccumulator(str(events)).Reload()
+    assert found.Scalars("train/loss")[0].value == 0.5
+    assert "_hparams_/session_start_info" in found.Tags()["tensors"] or found.summary_metadata
+    assert found.Tags()["images"] == ["figures/adaptation"]
+
+
+def test_flat_keys_and_the_digest_of_the_source(tmp_path):
+    assert flat({"a": {"b": 1, "c": [1, 2]}, "d": None}) == {"a.b": 1, "a.c": "[1, 2]", "d": "None"}
+    extra = tmp_path / "mine.py"
+    extra.write_text("x = 1")
+    assert source_digest() == source_digest()
+    assert source_digest((str(extra),)) != source_digest()

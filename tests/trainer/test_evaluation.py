@@ -1,0 +1,71 @@
+"""Intervals worked by hand, chunks that change nothing, learners put back as they were."""
+
+import numpy as np
+import pytest
+import torch
+from small import LINE, mlp
+
+from metarun.algo.maml import MAML
+from metarun.data.sine import Sine
+from metarun.trainer import evaluation
+from metarun.trainer.evaluation import evaluate, summary
+
+SOURCE = Sine(0).stages(torch.device("cpu"))[0].test
+
+
+def learner():
+    return MAML(LINE, mlp, 0.01, test_steps=3)
+
+
+def test_summary_by_hand():
+    found = summary(np.array([1.0, 2.0, 3.0, 6.0]))
+    assert found["mean"] == 3.0
+    assert found["ci95"] == pytest.approx(1.96 * (14 / 3) ** 0.5 / 2)
+    assert found["median"] == 2.5
+    assert (found["n_tasks"], found["n_nonfinite"]) == (4, 0)
+
+
+def test_tasks_that_are_not_finite_are_counted_not_dropped():
+    found = summary(np.array([1.0, np.inf, 2.0, 3.0, np.nan]))
+    assert found["mean"] is found["ci95"] is None
+    assert found["n_nonfinite"] == 2
+    assert found["median"] == 3.0
+    assert summary(np.array([np.nan, np.nan, 1.0]))["median"] is None
+
+
+def test_one_task_has_no_interval():
+    assert summary(np.array([0.5]))["ci95"] is None
+
+
+def test_chunks_change_nothing(monkeypatch):
+    algorithm = learner()
+    whole = evaluate(algorithm, SOURCE, 30)
+    assert whole.shape == (4, 30)
+    monkeypatch.setattr(evaluation, "CHUNK_VALUES", 7 * 20)
+    np.testing.assert_allclose(evaluate(algorithm, SOURCE, 30), whole, rtol=1e-5)
+    algorithm.task_chunk = 4
+    np.testing.assert_allclose(evaluate(algorithm, SOURCE, 30), whole, rtol=1e-5)
+
+
+def test_the_learner_is_left_as_it_was():
+    algorithm = learner().train()
+    before = {name: value.clone() for name, value in algorithm.state_dict().items()}
+    ensemble = [{name: value + 0.1 for name, value in before.items()}, before]
+    evaluate(algorithm, SOURCE, 5, ensemble=ensemble)
+    assert algorithm.training
+    for name, value in algorithm.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(w.grad is None for w in algorithm.parameters())
+
+
+def test_an_ensemble_averages_predictions():
+    algorithm = learner()
+    states = [{name: value + shift for name, value in algorithm.state_dict().items()} for shift in (0.0, 0.2)]
+    tasks = SOURCE.sample(torch.arange(5))
+    paths = []
+    for state in states:
+        algorithm.load_state_dict(state)
+        with torch.no_grad():
+            paths.append(algorithm.trajectory(tasks.support, tasks.query.x, 3))
+    expected = ((paths[0] + paths[1]) / 2 - tasks.query.y).square().mean((-1, -2))
+    np.testing.assert_allclose(evaluate(algorithm, SOURCE, 5, ensemble=states), expected.numpy(), rtol=1e-5)
