@@ -41,7 +41,6 @@ def build(node: Any, *args: Any, key: str, **given: Any) -> Any:
 
     Raises:
         ConfigError: an unknown key, a missing one, a value of the wrong type or out of range.
-
     """
     values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     if not isinstance(values, Mapping) or "_target_" not in values:

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 def main() -> NoReturn:
     """The console script. Exit status: 0; 1 diverged or a bug; 2 a mistake of the user's; 128 + signal when stopped."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through, to be said in one line here
-    sys.path.insert(0, os.getcwd())  # a user's own classes
+    sys.path.append(os.getcwd())  # a user's own classes; last, so that no file there hides a module of Python's
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print(help_text(arguments))
@@ -121,7 +121,7 @@ def run_or_show(config: DictConfig) -> None:
         found = run(config, choices, folder.path)
     else:
         log.info("Already %s", found["status"])
-        if found["environment"]["source"] != source_digest():
+        if found["environment"]["source"] != source_digest(config):
             log.warning("This run was made by other code than metarun's present one; restart=true makes it again")
     if found["status"] == "diverged":
         from metarun.trainer.trainer import Diverged

@@ -59,7 +59,6 @@ class TaskSpec:
         outputs: classes of a test task, or target dimensions.
         train_outputs: classes of a training task where they differ (ProtoNet's 60), else the same.
         name: of the data, for messages.
-
     """
 
     kind: Kind

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
-from metarun.build import build, locate
+from metarun.build import build
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.config import ConfigError
@@ -60,10 +59,9 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         ConfigError: a mistake in the configuration or in the data.
         Diverged: the training loss is not finite.
         Interrupted: a signal asked to stop.
-
     """
     folder = RunFolder(path)
-    source = tracking.source_digest(user_files(config))
+    source = tracking.source_digest(config)
     check_checkpoint(folder, source, any_code=config.any_code)
     keep_freed_memory()
     parts = build_parts(config)
@@ -88,7 +86,6 @@ def build_parts(config: DictConfig) -> Parts:
 
     Raises:
         ConfigError: a key, a value or a combination that cannot work.
-
     """
     seed: int = config.seed
     if type(seed) is not int:
@@ -124,7 +121,6 @@ def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
 
     Raises:
         ConfigError: the checkpoint's source digest is another one.
-
     """
     found = checkpoint.load(folder.last)
     if found is not None and found.get("source") != source and not any_code:
@@ -132,17 +128,6 @@ def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
             f"{folder.path}: this unfinished run was begun by other code than metarun's present one;"
             " restart=true starts over, any_code=true continues all the same"
         )
-
-
-def user_files(config: DictConfig) -> tuple[str, ...]:
-    """The files of configured classes from outside metarun: they are part of the code that makes a result."""
-    files = set()
-    for group in ("data", "algo", "model", "cl"):
-        target = OmegaConf.select(config, f"{group}._target_")
-        if isinstance(target, str) and target.partition(".")[0] not in ("metarun", "torch"):
-            module = sys.modules[locate(target, f"{group}._target_").__module__]
-            files.add(getattr(module, "__file__", None) or "")
-    return tuple(sorted(files - {""}))
 
 
 # What is said of a run -------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """What a run leaves behind: results.json, metrics.jsonl, TensorBoard's events. Imports no torch until events are written."""
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import shutil
 import subprocess  # nosec B404
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,6 @@ class Log:
         folder: of the run.
         step: continue after this step: lines of later steps, written before a kill, are cut off.
         tensorboard: write TensorBoard's events.
-
     """
 
     def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool) -> None:
@@ -124,13 +125,25 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | f
     return out
 
 
-@cache
-def source_digest(extra: Iterable[str] = ()) -> str:
-    """A digest of metarun's own code and of the files ``extra`` (a user's classes): what made a result."""
+def source_digest(config: Mapping[str, Any]) -> str:
+    """A digest of the code that makes a run's result: metarun's own, and the files of configured classes from elsewhere."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in [*sorted(PACKAGE.rglob("*.py")), *map(Path, sorted(extra))]:
+    for path in [*sorted(PACKAGE.rglob("*.py")), *sorted(user_files(config))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def user_files(config: Mapping[str, Any]) -> set[Path]:
+    """The files of the classes in a configuration's groups that are neither metarun's nor torch's."""
+    files = set()
+    for node in config.values():
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        if isinstance(target, str) and target.partition(".")[0] not in ("metarun", "torch"):
+            with suppress(ImportError, ValueError):  # said in one line when it is built
+                spec = importlib.util.find_spec(target.rpartition(".")[0])
+                if spec is not None and spec.has_location and spec.origin:
+                    files.add(Path(spec.origin))
+    return files
 
 
 @cache

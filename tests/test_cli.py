@@ -134,6 +134,10 @@ def test_a_users_own_algorithm_and_module(metarun):
     results = json.loads((folder / "results.json").read_text())
     assert (results["algo"], results["model"]) == ("mine", "net")
     assert len(results["test"]["by_step"]) == 3
+    assert "other code" not in metarun("algo=mine", "model=net", *SHORT).stdout
+    with (package / "learner.py").open("a") as file:
+        file.write("# changed\n")
+    assert "made by other code" in metarun("algo=mine", "model=net", *SHORT).stdout
     assert "  mine " in metarun("--help").stdout
     assert "algo.factr: no such key; did you mean factor?" in metarun("algo=mine", "algo.factr=1", status=2).stderr
     (metarun.folder / "conf/algo/maml.yaml").write_text("# Not seen\n")

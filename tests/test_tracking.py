@@ -69,9 +69,15 @@ def test_events_hold_scalars_figures_and_hparams_in_one_file(tmp_path):
     assert found.Tags()["images"] == ["figures/adaptation"]
 
 
-def test_flat_keys_and_the_digest_of_the_source(tmp_path):
+def test_flat_keys_and_the_digest_of_the_source(tmp_path, monkeypatch):
     assert flat({"a": {"b": 1, "c": [1, 2]}, "d": None}) == {"a.b": 1, "a.c": "[1, 2]", "d": "None"}
     extra = tmp_path / "mine.py"
     extra.write_text("x = 1")
-    assert source_digest() == source_digest()
-    assert source_digest((str(extra),)) != source_digest()
+    shipped = {"algo": {"_target_": "metarun.algo.maml.MAML"}, "seed": 0}
+    assert source_digest(shipped) == source_digest({})
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = {"algo": {"_target_": "mine.Learner"}}
+    before = source_digest(mine)
+    assert before != source_digest({})
+    extra.write_text("x = 2")
+    assert source_digest(mine) != before

@@ -26,7 +26,6 @@ class Algorithm(nn.Module, ABC):
         steps: inner steps that a test takes; None where the learner does not adapt by steps.
         task_chunk: tasks taken at once in training, which bounds memory; None: all.
         batch_norm: whose statistics normalise a query.
-
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})

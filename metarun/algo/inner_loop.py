@@ -31,7 +31,6 @@ def inner_loop(
         steps: inner steps.
         first_order: do not differentiate through the inner gradients.
         frozen: names of weights that do not adapt.
-
     """
     training = torch.is_grad_enabled()
     fast = {name: w if name in frozen else w.expand(tasks, *w.shape) for name, w in weights.items()}

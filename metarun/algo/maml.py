@@ -38,7 +38,6 @@ class MAML(Algorithm):
             by those of its support set at the adapted weights), or "running".
         frozen: patterns (`norms.*`) of weights that do not adapt in the inner loop.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
-
     """
 
     def __init__(

@@ -27,7 +27,6 @@ class ProtoNet(Algorithm):
         batch_norm: "running" (in training support and query are one batch; in a test running statistics, as in the paper's
             code), "transductive" (support and query each by their own statistics) or "support" (both by the support set's).
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
-
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})

@@ -36,7 +36,6 @@ def find(root: str | None, folder: str, name: str, url: str | None = None, md5: 
 
     Raises:
         ConfigError: it is not there and cannot be fetched; the line says what to put where.
-
     """
     places = [base / folder / name for base in roots(root)]
     for place in places:

@@ -1,14 +1,21 @@
 """Few-shot classification tasks from labelled images: one uint8 tensor on the device, tasks by a hash and one gather."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarun.config import RangeError
-from metarun.data.source import TaskShape, TaskSource
-from metarun.episodes import Episodes, Examples
-from metarun.rng import bits, choose
+from metarun.data.source import Data, Split, Stage, TaskShape, TaskSource
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.rng import bits, choose, derive
+
+Rotations = Literal["classes", "train_classes", "task", "none"]
+"""Quarter turns: further classes in every split, in training only, drawn for each class of each task, or none."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,12 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    @classmethod
+    def of_equal_size(cls, members: NDArray[np.int64], size: int) -> "Classes":
+        """Those numbered ``members`` of a set in which every class has ``size`` images."""
+        numbers = torch.from_numpy(members)
+        return cls(numbers * size, torch.full_like(numbers, size))
 
     def check(self, shape: TaskShape, split: str, key: str = "") -> None:
         """Raise a `RangeError` where these classes cannot fill a task of this shape; ``key`` is "" or "train_"."""
@@ -34,6 +47,59 @@ class Classes:
             )
 
 
+class ImageData(Data):
+    """Few-shot classification on a set of images whose classes are divided among the splits.
+
+    Args:
+        name: of the data set.
+        seed: of the tasks.
+        images: (images, C, H, W) uint8, class after class.
+        splits: the classes of each split.
+        train, test: shapes of a training task and of a test task.
+        rotations: see `Rotations`.
+
+    Raises:
+        RangeError: a split cannot fill its tasks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        images: Tensor,
+        splits: Mapping[Split, Classes],
+        train: TaskShape,
+        test: TaskShape,
+        rotations: Rotations = "none",
+    ) -> None:
+        if train.ways is None or test.ways is None:
+            raise ValueError("tasks of images are classification: they have ways")
+        self.name, self.seed, self.images, self.train, self.test, self.rotations = name, seed, images, train, test, rotations
+        self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name)
+        self.splits = {split: self._with_turns(split, classes) for split, classes in splits.items()}
+        for split, classes in self.splits.items():
+            own = split == "train" and train != test
+            classes.check(self._shape(split), split, "train_" if own else "")
+
+    def stages(self, device: torch.device) -> list[Stage]:
+        images = (self.images if self.rotations == "none" else quarter_turns(self.images)).to(device)
+        turn = len(self.images) if self.rotations == "task" else None
+        sources = (
+            ImageTasks(derive(self.seed, "tasks", split, 0), images, self.splits[split], self._shape(split), turn)
+            for split in ("train", "val", "test")
+        )
+        return [Stage(self.name, *sources)]
+
+    def _shape(self, split: Split) -> TaskShape:
+        return self.train if split == "train" else self.test
+
+    def _with_turns(self, split: Split, classes: Classes) -> Classes:
+        """Classes four times over where their turns are classes of their own."""
+        if self.rotations != "classes" and not (self.rotations == "train_classes" and split == "train"):
+            return classes
+        return Classes(torch.cat([classes.start + k * len(self.images) for k in range(4)]), classes.size.repeat(4))
+
+
 class ImageTasks(TaskSource):
     """N-way tasks: classes without replacement, then images of each without replacement, class by class.
 
@@ -46,7 +112,6 @@ class ImageTasks(TaskSource):
         shape: of a task.
         turn: with rotations drawn per task, the number of images from one quarter turn of the whole set to the next in
             ``images``; each class of a task is turned by itself. None: not turned.
-
     """
 
     def __init__(self, key: int, images: Tensor, classes: Classes, shape: TaskShape, turn: int | None = None) -> None:

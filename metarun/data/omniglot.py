@@ -23,9 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from metarun.config import ConfigError
 from metarun.data import archives
-from metarun.data.images import Classes, ImageTasks, quarter_turns
-from metarun.data.source import Data, Split, Stage, task_shapes
-from metarun.episodes import TaskSpec
+from metarun.data.images import Classes, ImageData, Rotations
+from metarun.data.source import Split, task_shapes
 from metarun.rng import derive
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
@@ -39,7 +38,7 @@ DECODING = "v1"
 """Raised whenever decoded pixels would change, so that a cache of before is not taken."""
 
 
-class Omniglot(Data):
+class Omniglot(ImageData):
     """Tasks over handwritten characters.
 
     Args:
@@ -53,7 +52,6 @@ class Omniglot(Data):
             ("train_classes", as Reptile), drawn for each class of each task ("task", as MAML), or "none".
         ways, shots, queries: classes of a test task, support examples and queries of each.
         train_ways, train_shots, train_queries: the same in training; null: as in the test.
-
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class Omniglot(Data):
         split: Literal["vinyals", "maml"] = "vinyals",
         split_seed: int = 1,
         resize: Literal["nearest", "antialias"] = "nearest",
-        rotations: Literal["classes", "train_classes", "task", "none"] = "classes",
+        rotations: Rotations = "classes",
         ways: int = 5,
         shots: int = 1,
         queries: int = 15,
@@ -72,33 +70,17 @@ class Omniglot(Data):
         train_shots: int | None = None,
         train_queries: int | None = None,
     ) -> None:
-        self.train, self.test = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
-        self.spec = TaskSpec("classification", (1, SIDE, SIDE), ways, train_ways or ways, "omniglot")
-        self.seed, self.rotations = seed, rotations
         decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", lambda: decode(root, resize))
-        self.images = torch.from_numpy(decoded["images"])
         names = [str(name) for name in decoded["characters"]]
-        self.characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
-        for which in ("train", "val", "test"):
-            shape = self.train if which == "train" else self.test
-            self._classes(which).check(shape, which, "train_" if which == "train" and shape != self.test else "")
-
-    def stages(self, device: torch.device) -> list[Stage]:
-        images = (self.images if self.rotations == "none" else quarter_turns(self.images)).to(device)
-        turn = len(self.images) if self.rotations == "task" else None
-
-        def source(split: Split) -> ImageTasks:
-            shape = self.train if split == "train" else self.test
-            return ImageTasks(derive(self.seed, "tasks", split, 0), images, self._classes(split), shape, turn)
-
-        return [Stage("omniglot", source("train"), source("val"), source("test"))]
-
-    def _classes(self, split: Split) -> Classes:
-        """Characters of a split, four times over where their turns are classes of their own."""
-        start = torch.from_numpy(self.characters[split]) * DRAWERS
-        if self.rotations == "classes" or (self.rotations == "train_classes" and split == "train"):
-            start = torch.cat([start + k * len(self.images) for k in range(4)])
-        return Classes(start, torch.full_like(start, DRAWERS))
+        characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
+        super().__init__(
+            "omniglot",
+            seed,
+            torch.from_numpy(decoded["images"]),
+            {name: Classes.of_equal_size(members, DRAWERS) for name, members in characters.items()},
+            *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries),
+            rotations,
+        )
 
 
 def vinyals_split(names: list[str]) -> dict[Split, NDArray[np.int64]]:
@@ -133,7 +115,6 @@ def read_archive(path: Path, name: str, count: int, resize: str) -> dict[str, ND
 
     Raises:
         ConfigError: it is no zip, or its content is not ``count`` characters of 20 images of 105×105 pixels.
-
     """
     member = re.compile(rf"{name}/([^/]+/character\d\d)/\d{{4}}_(\d\d)\.png")
     try:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarun.config import RangeError, require
+from metarun.config import require
 from metarun.episodes import Episodes, TaskSpec
 
 Split = str
@@ -46,7 +46,6 @@ class Data(ABC):
     Attributes:
         spec: what a learner must know of the tasks.
         train, test: shapes of a training task and of a validation or test task.
-
     """
 
     spec: TaskSpec
@@ -58,7 +57,7 @@ class Data(ABC):
         """The stages in their given order, one where the data is not divided; tensors lie on ``device``."""
 
     def curve(self, shots: int, device: torch.device) -> Episodes | None:
-        """A test task to draw as a curve, if these tasks are curves: ``shots`` support points, queries along the whole range."""
+        """A typical task to draw as a curve, if tasks are curves: ``shots`` support points, queries along the whole range."""
         return None
 
 
@@ -74,7 +73,6 @@ def task_shapes(
 
     Raises:
         RangeError: a number below 1, or below 2 ways.
-
     """
     for key, value in {"ways": ways, "train_ways": train_ways}.items():
         require(value is None or value > 1, key, value, "2 or more")
@@ -83,9 +81,3 @@ def task_shapes(
         require(value is None or value > 0, key, value, "1 or more")
     test = TaskShape(ways, shots, queries)
     return TaskShape(train_ways or ways, train_shots or shots, train_queries or queries), test
-
-
-def require_interval(key: str, interval: tuple[float, float]) -> None:
-    """Raise a `RangeError` unless ``interval`` has a lower and an upper bound in this order."""
-    if interval[0] > interval[1]:
-        raise RangeError(key, list(interval), "a lower bound, then an upper one")

@@ -27,7 +27,6 @@ class Conv4(Network):
         init: of the convolutions: "torch" or "xavier" (uniform).
         head_std: standard deviation of the head's normal initialisation with zero biases (1 in MAML's code on Omniglot); null for
             torch's own.
-
     """
 
     task_chunk = 8  # tasks whose activations the cache of a CPU can still serve

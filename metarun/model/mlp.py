@@ -23,7 +23,6 @@ class MLP(Network):
         init: "torch" (the default of `nn.Linear`) or "truncated_normal", cut at two standard deviations with zero biases, as
             in the released code of MAML.
         std: standard deviation of "truncated_normal" before the cut.
-
     """
 
     def __init__(

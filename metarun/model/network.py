@@ -28,7 +28,6 @@ class Network(nn.Module):
 
     Attributes:
         task_chunk: tasks to take at once on the CPU where memory traffic bounds the work; None: all.
-
     """
 
     task_chunk: int | None = None
@@ -153,7 +152,6 @@ def as_network(made: Any, key: str = "model") -> Network:
 
     Raises:
         ConfigError: it is neither.
-
     """
     if isinstance(made, Network):
         return made

@@ -24,7 +24,6 @@ class Norm:
         given: normalise with these; None: with each task's own batch.
         record: keep what the batches showed in `seen`: "values" without a graph (for running averages, free), "graph" to
             differentiate through them (for statistics of the support set).
-
     """
 
     given: Statistics | None = None

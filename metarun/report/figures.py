@@ -43,10 +43,10 @@ def fits(examples: Sequence[Fit]) -> "Figure":
         ax.plot(fit.support_x, fit.support_y, "o", color=INK, markersize=4, label="support")
         ax.set_title(f"{fit.shots} shots", fontsize=10)
         ax.set_xlabel("x")
-        margin = 0.3 * max(float(np.ptp(fit.y)), 1e-3)
+        margin = 0.4 * max(float(np.ptp(fit.y)), 1e-3)
         ax.set_ylim(float(fit.y.min()) - margin, float(fit.y.max()) + margin)
     axes[0].set_ylabel("y")
-    axes[-1].legend(fontsize=8, frameon=False)
+    axes[-1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -57,7 +57,8 @@ def learning_curve(metrics: Path, metric: str) -> "Figure":
     loss = [(line["step"], line["train/loss"]) for line in lines if line.get("train/loss") is not None]
     if loss:
         left.plot(*zip(*loss, strict=True), color=COLOURS[2], linewidth=0.8)
-        if min(value for _, value in loss) > 0:
+        values = [value for _, value in loss]
+        if 0 < 10 * min(values) < max(values):
             left.set_yscale("log")
     left.set(xlabel="outer updates", ylabel="training loss")
     tag = f"val/{metric}"

@@ -27,7 +27,7 @@ def describe(results: Mapping[str, Any]) -> str:
         lines += [f"{_cell(group[metric], metric):<22}{title}" for title, group in groups]
     bad = test[metric]["n_nonfinite"]
     if bad:
-        lines.append(f"{bad} of {test[metric]['n_tasks']} tasks are not finite; median {test[metric]['median']}")
+        lines.append(f"{bad:,} of {test[metric]['n_tasks']:,} tasks are not finite; median {test[metric]['median']}")
     if results.get("continual"):
         found = results["continual"]
         figures = [f"{key} {found[key]:.4g}" for key in ("acc", "aia", "bwt", "fwt", "forgetting") if found[key] is not None]

@@ -36,7 +36,6 @@ def evaluate(
         tasks: how many.
         ensemble: states of the learner whose predictions are averaged; None: as it is now.
         on_chunk: called between pieces of work, and may raise to stop.
-
     """
     size = _chunk(algorithm, source.sample(torch.arange(1)))
     scores = []

@@ -20,7 +20,6 @@ def choose_device(name: str) -> torch.device:
 
     Raises:
         RangeError: no such device, or it is not here.
-
     """
     if name == "auto":
         if torch.cuda.is_available():

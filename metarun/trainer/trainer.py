@@ -84,7 +84,6 @@ class Trainer:
         threads: of the CPU; null: chosen by the size of the work.
         precision: "float32", or "bfloat16" by autocast.
         tensorboard, figures: write TensorBoard's events, and PNG figures.
-
     """
 
     def __init__(
@@ -140,7 +139,6 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite; the last good checkpoint stays.
             Interrupted: SIGINT or SIGTERM; a checkpoint has been written.
-
         """
         job = _Job(self, algorithm, stages, method, folder, source)
         with Signals() as job.signals, logging_redirect_tqdm():

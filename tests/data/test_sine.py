@@ -54,6 +54,41 @@ def test_stages_divide_the_phases():
         assert phase.max() <= (i + 1) * math.pi / 4 + 1e-6
 
 
+def test_variants_follow_their_keys():
+    data = Sine(0, frequency=(0.5, 2.0), noise=0.3, test_x=(5.0, 10.0), test_amplitude=(5.0, 6.0), queries=200)
+    stage = data.stages(CPU)[0]
+    tasks = stage.train.sample(torch.arange(400))
+    truth = {name: value.unsqueeze(1) for name, value in tasks.context.items()}
+    assert 0.5 <= truth["frequency"].min() < 0.55
+    assert 1.9 < truth["frequency"].max() <= 2.0
+    clean = truth["amplitude"] * torch.sin(truth["frequency"] * tasks.query.x - truth["phase"])
+    residual = tasks.query.y - clean
+    assert residual.std().item() == pytest.approx(0.3, rel=0.02)
+    assert abs(residual.mean().item()) < 0.01
+    outside = stage.test.sample(torch.arange(50))
+    assert outside.query.x.min() >= 5
+    assert outside.context["amplitude"].min() >= 5
+    assert stage.val.sample(torch.arange(50)).query.x.max() <= 5
+
+
+@pytest.mark.parametrize("stage_by", ["amplitude", "x"])
+def test_stages_divide_what_they_are_told(stage_by):
+    bounds = {"amplitude": (0.1, 5.0), "x": (-5.0, 5.0)}[stage_by]
+    width = (bounds[1] - bounds[0]) / 3
+    for i, stage in enumerate(Sine(0, stages=3, stage_by=stage_by).stages(CPU)):
+        tasks = stage.test.sample(torch.arange(200))
+        values = tasks.query.x if stage_by == "x" else tasks.context[stage_by]
+        assert bounds[0] + i * width - 1e-5 <= values.min()
+        assert values.max() <= bounds[0] + (i + 1) * width + 1e-5
+
+
+def test_a_curve_to_draw_is_one_wave_whatever_the_shots():
+    few, many = (Sine(0).curve(shots, CPU) for shots in (5, 20))
+    assert torch.equal(few.query.y, many.query.y)
+    assert torch.equal(few.support.x, many.support.x[:, :5])
+    assert few.query.x.flatten().diff().min() > 0
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -61,6 +96,10 @@ def test_stages_divide_the_phases():
         ({"shots": 0}, "shots=0: expected 1 or more"),
         ({"train_queries": -1}, "train_queries=-1"),
         ({"stages": 0}, "stages=0"),
+        ({"noise": -0.1}, "noise=-0.1"),
+        ({"stages": 2, "stage_by": "frequency"}, "stage_by=frequency: expected what varies"),
+        ({"stages": 2, "test_phase": (0.0, 1.0)}, "test_phase=.*null where stages divide it"),
+        ({"test_x": (2.0, 1.0)}, "test_x=.*lower bound"),
     ],
 )
 def test_mistakes_are_named(keys, message):

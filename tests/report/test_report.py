@@ -1,0 +1,80 @@
+"""What people read of a run, from made-up results."""
+
+import json
+
+import numpy as np
+
+from metarun.report import figures
+from metarun.report.summary import describe
+
+
+def row(step, mean, ci95=0.01):
+    return {"step": step, "mean": mean, "ci95": ci95, "median": mean, "n_nonfinite": 0}
+
+
+def results(metric="accuracy", steps=True, **changed):
+    test = {metric: {"mean": 0.9712, "ci95": 0.0021, "n_tasks": 1000, "n_nonfinite": 0, "median": 0.97}}
+    if steps:
+        test["by_step"] = [row(i, 0.2 + 0.07712 * i) for i in range(11)]
+    return {
+        "test": test,
+        "continual": None,
+        "protocol": {"ways": 5, "shots": 1, "queries": 15, "batch_norm": "running"},
+        "train": {"iterations": 1500, "seconds": 410.4, "best_iteration": 1250},
+        "environment": {"device": "cpu"},
+    } | changed
+
+
+def test_a_result_in_a_few_lines():
+    text = describe(results(steps=False))
+    assert "97.12 ± 0.21" in text
+    assert "1,000 test tasks, 5-way 1-shot, 15 queries a class, batch norm running; 1,500 updates" in text
+    assert "(best on validation: 1,250) in 410 s on cpu" in text
+
+
+def test_steps_are_rows_and_the_papers_tasks_a_column():
+    found = results("mse")
+    found["test"]["first_tasks"] = {
+        "mse": {**found["test"]["mse"], "n_tasks": 600},
+        "by_step": [row(i, 0.5) for i in range(11)],
+    }
+    lines = describe(found).splitlines()
+    assert [line.split()[0] for line in lines[3:9]] == ["0", "1", "2", "3", "5", "10"]
+    assert lines[8].split() == ["10", "0.971", "±", "0.010", "0.500", "±", "0.010"]
+    assert "first 600" in lines[2]
+
+
+def test_what_is_not_finite_is_said():
+    found = results("mse", steps=False)
+    found["test"]["mse"] = {"mean": None, "ci95": None, "n_tasks": 1000, "n_nonfinite": 2, "median": 0.5}
+    assert "not finite" in describe(found)
+    assert "2 of 1,000 tasks are not finite; median 0.5" in describe(found)
+
+
+def test_streams_show_their_figures():
+    continual = {"stages": ["a", "b"], "acc": 0.8, "aia": 0.85, "bwt": -0.1, "fwt": None, "forgetting": 0.1}
+    text = describe(results(steps=False, continual=continual))
+    assert "over 2 stages" in text
+    assert "forgetting 0.1" in text
+    assert "fwt" not in text
+
+
+def test_figures_are_written_whole(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    lines = [{"step": 100, "train/loss": 2.0}, {"step": 200, "train/loss": 0.1}, {"step": 200, "val/mse": 0.3, "ci95": None}]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    x = np.linspace(-1, 1, 20)
+    made = [
+        figures.learning_curve(metrics, "mse"),
+        figures.adaptation_curve([row(0, 1.0), row(1, None, None), row(2, 0.5)], "mse"),
+        figures.stage_matrix([[0.1, 0.2], [0.9, None], [0.5, 0.8]], ["a", "b"], "accuracy"),
+        figures.fits([figures.Fit(5, x[:5], x[:5], x, x, {0: x * 0, 1: x})]),
+    ]
+    for i, figure in enumerate(made):
+        figures.save(figure, tmp_path / "figures" / f"{i}.png")
+        figures.close(figure)
+    written = sorted((tmp_path / "figures").iterdir())
+    assert [path.name for path in written] == ["0.png", "1.png", "2.png", "3.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    lines = made[3].axes  # a closed figure holds nothing
+    assert lines == []

@@ -1,0 +1,37 @@
+"""What only a GPU can show; skipped where there is none."""
+
+import json
+
+import pytest
+import torch
+
+from metarun.data.images import Classes, ImageTasks
+from metarun.data.sine import Sine
+from metarun.data.source import TaskShape
+from metarun.rng import bits
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+def test_tasks_are_the_same_on_both_devices():
+    ids = torch.tensor([0, 5, 10**12])
+    assert torch.equal(bits(9, ids.cuda(), 50).cpu(), bits(9, ids, 50))
+    images = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8)
+    classes = Classes(torch.arange(0, 300, 20), torch.full((15,), 20))
+    on = {d: ImageTasks(3, images.to(d), classes, TaskShape(5, 1, 3)).sample(ids) for d in ("cpu", "cuda")}
+    assert torch.equal(on["cuda"].query.x.cpu(), on["cpu"].query.x)
+    waves = {d: Sine(0).stages(torch.device(d))[0].test.sample(ids) for d in ("cpu", "cuda")}
+    assert torch.equal(waves["cuda"].support.x.cpu(), waves["cpu"].support.x)
+
+
+@pytest.mark.parametrize("algo", ["maml", "fomaml", "protonet"])
+def test_every_algorithm_trains(metarun, algo, request):
+    short = ("trainer.device=cuda", "trainer.iterations=20", "trainer.test_tasks=20", "hydra.run.dir=run")
+    data = "sine"
+    if algo == "protonet":
+        request.getfixturevalue("data_root")
+        data = "omniglot"
+    metarun(f"algo={algo}", f"data={data}", *short)
+    found = json.loads((metarun.folder / "run/results.json").read_text())
+    assert found["status"] == "finished"
+    assert found["environment"]["device"].startswith("cuda")
