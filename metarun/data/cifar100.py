@@ -1,0 +1,93 @@
+"""CIFAR-100 (Krizhevsky, 2009): 60,000 photographs of 32×32 pixels, 600 in each of 100 classes of 20 superclasses.
+
+Source: www.cs.toronto.edu/~kriz/cifar.html; the release states no licence and asks for a citation. Read from the official
+`cifar-100-binary.tar.gz`, training and test images of a class together, as the few-shot splits want it: inputs (3, 32, 32)
+in [0, 1].
+"""
+
+import tarfile
+import zlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarun.config import ConfigError
+from metarun.data import archives
+from metarun.data.images import Classes
+from metarun.data.source import Split
+
+ARCHIVE = "cifar-100-binary.tar.gz"
+URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
+MD5 = "03b5dce01913d631647c71ecec9e9cb8"
+RECORD = 2 + 3 * 32 * 32  # superclass, class, then red, green and blue planes
+MEMBERS = {"train.bin": 500, "test.bin": 100}
+"""Files in the archive, and images of each class in them."""
+CLASSES, PER_CLASS = 100, sum(MEMBERS.values())
+DECODING = "v1"
+
+
+def load(root: str | None) -> tuple[Tensor, list[str]]:
+    """All images (60000, 3, 32, 32) uint8, class after class, and the classes' names."""
+    decoded = archives.cached(
+        f"cifar100-{DECODING}", lambda: decode(archives.find(root, "cifar100", ARCHIVE, URL, MD5), dict(MEMBERS))
+    )
+    return torch.from_numpy(decoded["images"]), [str(name) for name in decoded["names"]]
+
+
+def split(name: str, names: list[str]) -> dict[Split, Classes]:
+    """The classes of the shipped split lists ``name``."""
+    lists = resources.files("metarun.data") / "splits" / name
+    number = {of: i for i, of in enumerate(names)}
+    return {
+        which: Classes.of_equal_size(np.array([number[of] for of in (lists / f"{which}.txt").read_text().split()]), PER_CLASS)
+        for which in ("train", "val", "test")
+    }
+
+
+def decode(path: Path, members: dict[str, int]) -> dict[str, NDArray[np.generic]]:
+    """Images, class after class, and names, from the official archive, whatever its container's checksum.
+
+    Args:
+        path: of the archive.
+        members: its files of records, and the images of each class in them.
+
+    Raises:
+        ConfigError: it is no such archive, or not whole.
+    """
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            records = [_records(archive, path, name, count) for name, count in members.items()]
+            names = _member(archive, path, "fine_label_names.txt", 10_000).decode().split()
+    except (tarfile.TarError, zlib.error, EOFError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable tar.gz archive ({error}); remove it, and it will be downloaded") from None
+    if len(names) != CLASSES:
+        raise ConfigError(f"{path}: fine_label_names.txt: expected {CLASSES} names, found {len(names)}")
+    whole = np.concatenate(records)
+    order = np.argsort(whole[:, 1], kind="stable")
+    return {"images": whole[order, 2:].reshape(-1, 3, 32, 32), "names": np.array(names)}
+
+
+def _records(archive: tarfile.TarFile, path: Path, name: str, per_class: int) -> NDArray[np.uint8]:
+    expected = per_class * CLASSES * RECORD
+    content = _member(archive, path, name, expected)
+    if len(content) != expected:
+        raise ConfigError(f"{path}: {name}: expected {expected:,} bytes, found {len(content):,}")
+    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    counts = np.bincount(records[:, 1], minlength=CLASSES)
+    if len(counts) != CLASSES or (counts != per_class).any():
+        wrong = int(np.flatnonzero(counts != (per_class if len(counts) == CLASSES else 0))[-1])
+        raise ConfigError(f"{path}: {name}: expected {per_class} images of each class, found {counts[wrong]} of class {wrong}")
+    return records
+
+
+def _member(archive: tarfile.TarFile, path: Path, name: str, most: int) -> bytes:
+    """A file of the archive, read in memory and never unpacked; one larger than ``most`` is cut, and so found out."""
+    for member in archive:
+        if member.isfile() and Path(member.name).name == name:
+            opened = archive.extractfile(member)
+            return opened.read(most + 1) if opened else b""
+    raise ConfigError(f"{path}: no {name} in it; expected the archive {ARCHIVE} of CIFAR-100")

@@ -1,0 +1,39 @@
+"""CIFAR-FS: CIFAR-100 with 64 / 16 / 20 classes at random (Bertinetto et al., ICLR 2019). Images: `cifar100.py`."""
+
+from metarun.data import cifar100
+from metarun.data.images import ImageData, Rotations
+from metarun.data.source import task_shapes
+
+
+class CIFARFS(ImageData):
+    """Tasks over photographs of 32×32 pixels, inputs (3, 32, 32) in [0, 1], 600 images a class.
+
+    Args:
+        seed: of the tasks.
+        root: folders with `cifar100/cifar-100-binary.tar.gz`; null: `METARUN_DATA`, else the user's data folder.
+        rotations: quarter turns as further classes in every split ("classes") or in training only ("train_classes"), drawn for
+            each class of each task ("task"), or "none".
+        crop: shift training images by up to this many pixels at random, black coming in.
+        flip: mirror training images at random.
+        ways, shots, queries: classes of a test task, support examples and queries of each.
+        train_ways, train_shots, train_queries: the same in training; null: as in the test.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        root: str | None = None,
+        rotations: Rotations = "none",
+        crop: int = 0,
+        flip: bool = False,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        train_ways: int | None = None,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+    ) -> None:
+        shapes = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
+        images, names = cifar100.load(root)
+        super().__init__("cifarfs", seed, images, cifar100.split("cifarfs", names), *shapes, rotations, crop, flip)

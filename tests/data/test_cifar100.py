@@ -1,0 +1,143 @@
+"""CIFAR-100 from its official binary layout, damaged archives in one line, the two few-shot splits."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarun.config import ConfigError
+from metarun.data import archives, cifar100
+from metarun.data.cifarfs import CIFARFS
+from metarun.data.fc100 import FC100
+
+CPU = torch.device("cpu")
+MEMBERS = {"train.bin": 2, "test.bin": 1}
+CLASSES_PER_SPLIT = {"cifarfs": (64, 16, 20), "fc100": (60, 20, 20)}
+
+
+def names() -> list[str]:
+    lists = Path(cifar100.__file__).parent / "splits" / "fc100"
+    return sorted(name for file in lists.glob("*.txt") for name in file.read_text().split())
+
+
+def records(per_class: int) -> bytes:
+    """Every image is its class number in red, its place among its class's in green and 7 in blue; classes interleaved."""
+    rows = np.zeros((per_class * 100, cifar100.RECORD), np.uint8)
+    rows[:, 1] = np.tile(np.arange(100), per_class)
+    rows[:, 2 : 2 + 1024] = rows[:, 1:2]
+    rows[:, 2 + 1024 : 2 + 2048] = np.repeat(np.arange(per_class), 100)[:, None]
+    rows[:, 2 + 2048 :] = 7
+    return rows.tobytes()
+
+
+def archive(path: Path, **changed: bytes | None) -> Path:
+    files = {"train.bin": records(2), "test.bin": records(1), "fine_label_names.txt": "\n".join(names()).encode()}
+    files |= {key.replace("_bin", ".bin"): value for key, value in changed.items() if key.endswith("_bin")}
+    files |= {"fine_label_names.txt": changed["names"]} if "names" in changed else {}
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            if content is not None:
+                info = tarfile.TarInfo(f"cifar-100-binary/{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_images_lie_class_after_class(tmp_path):
+    decoded = cifar100.decode(archive(tmp_path / "a.tar.gz"), MEMBERS)
+    images = decoded["images"]
+    assert images.shape == (300, 3, 32, 32)
+    assert (images[:, 0, 0, 0] == np.repeat(np.arange(100), 3)).all()
+    assert images[3:6, 1, 5, 9].tolist() == [0, 1, 0]  # two of train.bin, then the one of test.bin
+    assert (images[:, 2] == 7).all()
+
+
+def truncated(path: Path) -> None:
+    content = archive(path).read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def link(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("cifar-100-binary/train.bin")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+
+
+one_more = records(2) + records(1)[: cifar100.RECORD]
+wrong_class = bytearray(records(2))
+wrong_class[1] = 5
+DAMAGE = {
+    "html": (lambda path: path.write_text("<html>quota exceeded</html>"), "not a readable tar.gz"),
+    "empty": (lambda path: path.write_bytes(b""), "not a readable tar.gz"),
+    "truncated": (truncated, "not a readable tar.gz"),
+    "a link": (link, r"no train\.bin in it"),
+    "file missing": (lambda path: archive(path, test_bin=None), r"no test\.bin in it"),
+    "names missing": (lambda path: archive(path, names=None), r"no fine_label_names\.txt in it"),
+    "a name short": (lambda path: archive(path, names=b"apple pear"), "expected 100 names, found 2"),
+    "short": (lambda path: archive(path, train_bin=records(2)[:-5]), r"train\.bin: expected 614,800 bytes, found 614,795"),
+    "long": (lambda path: archive(path, train_bin=one_more), r"train\.bin: expected 614,800 bytes, found 614,801"),
+    "labels": (lambda path: archive(path, train_bin=bytes(wrong_class)), "expected 2 images of each class, found 3 of class 5"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_archives_are_named(tmp_path, damage):
+    spoil, message = DAMAGE[damage]
+    path = tmp_path / cifar100.ARCHIVE
+    spoil(path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        cifar100.decode(path, MEMBERS)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A whole CIFAR-100 of 30 images a class instead of 600."""
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cifar100, "MEMBERS", {"train.bin": 20, "test.bin": 10})
+    monkeypatch.setattr(cifar100, "PER_CLASS", 30)
+    (tmp_path / "cifar100").mkdir()
+    archive(tmp_path / "cifar100" / cifar100.ARCHIVE, train_bin=records(20), test_bin=records(10))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("data", [CIFARFS, FC100])
+def test_splits_share_no_class(small, data):
+    made = data(0, root=small)
+    parts = [set((classes.start // 30).tolist()) for classes in made.splits.values()]
+    assert tuple(map(len, parts)) == CLASSES_PER_SPLIT[made.name]
+    assert set.union(*parts) == set(range(100))
+    tasks = made.stages(CPU)[0].test.sample(torch.arange(5))
+    assert tasks.support.x.shape == (5, 5, 3, 32, 32)
+    assert tasks.query.x.shape == (5, 75, 3, 32, 32)
+    red = (tasks.query.x[:, :, 0, 0, 0] * 255).round().long()
+    by_class = red.view(5, 5, 15)
+    assert (by_class == by_class[:, :, :1]).all()  # the images of a class are of one class
+    assert set(red.flatten().tolist()) <= parts[2]
+
+
+def test_a_cache_of_other_content_is_not_taken(small, monkeypatch):
+    CIFARFS(0, root=small)
+    (cache,) = archives.cache_folder().iterdir()
+    monkeypatch.setattr(cifar100, "DECODING", "v2")
+    CIFARFS(0, root=small)
+    assert len(list(archives.cache_folder().iterdir())) == 2
+    assert cache.is_file()
+
+
+def test_the_full_set(data_root, tmp_path, monkeypatch):
+    if not (data_root / "cifar100" / cifar100.ARCHIVE).is_file():
+        pytest.skip(f"no cifar100/{cifar100.ARCHIVE} under METARUN_DATA")
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path))
+    images, names = cifar100.load(str(data_root))
+    assert images.shape == (60000, 3, 32, 32)
+    assert names[:2] == ["apple", "aquarium_fish"]
+    pixels = images.view(100, 600, 3, -1)
+    train, test = pixels[:, :500].double() / 255, pixels[:, 500:].double() / 255
+    torch.testing.assert_close(train.mean((0, 1, 3)), torch.tensor([0.5070752, 0.4865489, 0.4409178]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(test.mean((0, 1, 3)), torch.tensor([0.5087964, 0.4873930, 0.4419422]).double(), atol=1e-6, rtol=0)
