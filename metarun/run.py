@@ -249,7 +249,8 @@ def write_events(
                 numbers[f"test/{key}"] = value
         events.scalars(outcome.position.step, numbers)
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        events.hparams({**choices, **tracking.flat(plain)}, numbers)
+        keys = {k: v for k, v in tracking.flat(plain).items() if k not in ("restart", "any_code") and not k.endswith("_target_")}
+        events.hparams({**choices, **keys}, numbers)
         if parts.trainer.figures:
             pictures = {"learning": figures.learning_curve(folder.metrics_path, metric)}
             if parts.algorithm.steps:

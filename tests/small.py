@@ -5,6 +5,7 @@ import torch
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.conv4 import Conv4
 from metarun.model.mlp import MLP
+from metarun.model.resnet12 import ResNet12
 
 
 def regression(tasks: int = 3, shots: int = 4, queries: int = 5, dtype: torch.dtype = torch.float64) -> Episodes:
@@ -38,3 +39,7 @@ def conv(outputs: int | None) -> Conv4:
 
 def strided(outputs: int | None) -> Conv4:
     return Conv4((1, 16, 16), outputs, filters=4, halve="stride", features="mean", scale=False)
+
+
+def resnet(outputs: int | None) -> ResNet12:
+    return ResNet12((1, 16, 16), outputs, widths=(3, 4))

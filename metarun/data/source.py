@@ -57,7 +57,7 @@ class Data(ABC):
         """The stages in their given order, one where the data is not divided; tensors lie on ``device``."""
 
     def curve(self, shots: int, device: torch.device) -> Episodes | None:
-        """A typical task to draw as a curve, if tasks are curves: ``shots`` support points, queries along the whole range."""
+        """A task to draw as a curve, if tasks are curves: ``shots`` support points, queries along the whole range."""
         return None
 
 

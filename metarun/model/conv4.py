@@ -2,20 +2,16 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from metarun.config import require
+from metarun.model.layers import convolve, linear, max_pool
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm
 
 
 class Conv4(Network):
     """Four blocks of 3×3 convolution, batch norm, ReLU and halving (Vinyals et al. 2016), then a linear head.
-
-    Images are kept as (n, T, C, H, W) inside: a convolution with shared weights sees n·T images, one with a set of weights a
-    task sees T groups of channels, a batch norm T·C channels, and none of the three has to move memory.
 
     Args:
         input_shape: (channels, height, width) of an image.
@@ -67,30 +63,11 @@ class Conv4(Network):
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         norm = norm or Norm()
-        tasks, n = x.shape[:2]
         x = x.transpose(0, 1).contiguous()  # (n, T, C, H, W)
         for i in range(4):
-            x = self._convolve(x, weights[f"convs.{i}.weight"])
+            x = convolve(x, weights[f"convs.{i}.weight"], stride=2 if self.halve == "stride" else 1)
             x = norm(str(i), x, weights.get(f"norms.{i}.weight"), weights[f"norms.{i}.bias"])
-            if self.halve == "pool":  # before the ReLU: the same, on a quarter of the values
-                x = _with_tasks(F.max_pool2d(x.flatten(0, 1), 2), n, tasks)
-            x = x.relu()
+            # Pooled before the ReLU: the same, on a quarter of the values.
+            x = max_pool(x).relu() if self.halve == "pool" else x.relu()
         x = (x.mean((3, 4)) if self.features == "mean" else x.flatten(2)).transpose(0, 1)
-        if self.head is None:
-            return x
-        weight, bias = weights["head.weight"], weights["head.bias"]
-        return F.linear(x, weight, bias) if weight.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        stride = 2 if self.halve == "stride" else 1
-        n, tasks = x.shape[:2]
-        if weight.dim() == 4:
-            if tasks == 1 and x.device.type == "cpu":  # oneDNN takes two thirds of the time this way (measured, torch 2.13)
-                weight = weight.contiguous(memory_format=torch.channels_last)
-            return _with_tasks(F.conv2d(x.flatten(0, 1), weight, None, stride, padding=1), n, tasks)
-        return _with_tasks(F.conv2d(x.flatten(1, 2), weight.flatten(0, 1), None, stride, padding=1, groups=tasks), n, tasks)
-
-
-def _with_tasks(x: Tensor, n: int, tasks: int) -> Tensor:
-    """(n · T, C, H, W) or (n, T · C, H, W) → (n, T, C, H, W), without moving memory."""
-    return x.view(n, tasks, -1, *x.shape[2:])
+        return x if self.head is None else linear(x, weights["head.weight"], weights["head.bias"])

@@ -4,11 +4,10 @@ from itertools import pairwise
 from math import prod
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from metarun.config import require
+from metarun.model.layers import linear
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm
 
@@ -49,8 +48,7 @@ class MLP(Network):
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         x = x.flatten(2)
         for i in range(len(self.layers)):
-            weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
-            x = F.linear(x, weight, bias) if weight.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+            x = linear(x, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"])
             if i < self.hidden:
                 x = x.relu()
         return x

@@ -15,7 +15,7 @@ STEPS = (0, 1, 5, 10)
 
 
 def adaptation_examples(algorithm: Algorithm, data: Data, device: torch.device) -> list[Fit]:
-    """A typical task with 5, 10 and 20 support points and predictions after 0, 1, 5 and 10 inner steps.
+    """One task with 5, 10 and 20 support points and predictions after 0, 1, 5 and 10 inner steps.
 
     Nothing where the data cannot be drawn as a curve. A learner without steps has one prediction.
     """

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import LINE, PICTURES, conv, images, mlp, regression
+from small import LINE, PICTURES, conv, images, mlp, regression, resnet
 from torch import nn
 
 from metarun.algo.maml import MAML
@@ -29,7 +29,38 @@ def module_of_conv(network):
     return module, names | {"head.weight": "17.weight", "head.bias": "17.bias"}
 
 
-CASES = {"mlp": (LINE, mlp, module_of_mlp, regression), "conv": (PICTURES, conv, module_of_conv, images)}
+class Residual(nn.Module):
+    """A block as MetaOptNet's code has it, of ordinary modules."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        sizes = ((inputs, 3), (width, 3), (width, 3), (inputs, 1))
+        self.convs = nn.ModuleList(nn.Conv2d(i, width, k, padding=k // 2, bias=False) for i, k in sizes)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in sizes)
+
+    def forward(self, x):
+        out = nn.functional.leaky_relu(self.norms[0](self.convs[0](x)), 0.1)
+        out = nn.functional.leaky_relu(self.norms[1](self.convs[1](out)), 0.1)
+        out = self.norms[2](self.convs[2](out)) + self.norms[3](self.convs[3](x))
+        return nn.functional.max_pool2d(nn.functional.leaky_relu(out, 0.1), 2)
+
+
+def module_of_resnet(network):
+    module = nn.Sequential(Residual(1, 3), Residual(3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
+    names = {
+        f"{kind}.{block}_{i}.{of}": f"{block}.{kind}.{i}.{of}"
+        for block in range(2)
+        for i in range(4)
+        for kind, of in (("convs", "weight"), ("norms", "weight"), ("norms", "bias"))
+    }
+    return module, names | {"head.weight": "4.weight", "head.bias": "4.bias"}
+
+
+CASES = {
+    "mlp": (LINE, mlp, module_of_mlp, regression),
+    "conv": (PICTURES, conv, module_of_conv, images),
+    "resnet": (PICTURES, resnet, module_of_resnet, images),
+}
 
 
 def both(case):
