@@ -65,6 +65,12 @@ def build(node: Any, *args: Any, key: str, **given: Any) -> Any:
         raise
 
 
+def check_kind(key: str, part: object, kind: type) -> None:
+    """Raise a `ConfigError` unless ``part``, configured under ``key``, is of the kind that belongs there."""
+    if not isinstance(part, kind):
+        raise ConfigError(f"{key}._target_: expected a subclass of metarun's {kind.__name__}, found {type(part).__name__}")
+
+
 def config_parameters(target: Any, positional: int, given: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
     """The parameters of ``target`` that a configuration may set, annotations resolved."""
     callee = target.__init__ if inspect.isclass(target) else target

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -59,6 +60,9 @@ def main() -> NoReturn:
         sys.exit(0)
     try:
         check_user_choices()
+        if arguments[:1] == ["show"]:
+            show(arguments[1:])
+            sys.exit(0)
         job()
         if failed:
             raise failed.pop()
@@ -86,6 +90,16 @@ def fail(message: str, status: int) -> NoReturn:
     """One line on stderr, and the exit status."""
     print(f"metarun: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+def show(overrides: list[str]) -> None:
+    """`metarun show data=…`: a picture of a few tasks, without a run."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("config", overrides, return_hydra_config=True)
+    from metarun.show import show as draw
+
+    for path in draw(config, config.hydra.runtime.choices.data):
+        print(path)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
@@ -206,6 +220,7 @@ def help_text(arguments: list[str]) -> str:
         "metarun: meta-learning and continual learning, from a configuration to a results file",
         "",
         "usage: metarun [GROUP=CHOICE ...] [KEY=VALUE ...] [-m] [--cfg job] [--config-dir DIR]",
+        "       metarun show data=CHOICE [KEY=VALUE ...]    a picture of a few tasks, without training",
     ]
     for title, about in GROUPS.items():
         group = title.lstrip("+")

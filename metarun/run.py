@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
-from metarun.build import build
+from metarun.build import build, check_kind
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.config import ConfigError
@@ -103,12 +103,6 @@ def build_parts(config: DictConfig) -> Parts:
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages)
-
-
-def check_kind(key: str, part: object, kind: type) -> None:
-    """Raise a `ConfigError` unless ``part``, configured under ``key``, is of the kind that belongs there."""
-    if not isinstance(part, kind):
-        raise ConfigError(f"{key}._target_: expected a subclass of metarun's {kind.__name__}, found {type(part).__name__}")
 
 
 def make_network(node: DictConfig, data: Data, outputs: int | None) -> Network:

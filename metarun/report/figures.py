@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,6 +106,24 @@ def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     return figure
 
 
+def tasks(panels: Mapping[str, Any], title: str) -> "Figure":
+    """A panel a task, three in a row: a mosaic (height, width, channels), or the points of a curve's support and queries."""
+    images = all(isinstance(panel, np.ndarray) for panel in panels.values())
+    rows = -(-len(panels) // 3)
+    figure, grid = _figure(3, rows, width=4.5, height=3.0)
+    figure.suptitle(f"{title}: support, then queries" if images else title, fontsize=10)
+    for ax, (name, panel) in zip(np.ravel(grid), panels.items(), strict=False):
+        ax.set_title(name, fontsize=9)
+        if isinstance(panel, np.ndarray):
+            ax.imshow(panel, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            ax.set_axis_off()
+        else:
+            for points, marker, label in zip(panel, ("o", "x"), ("support", "query"), strict=True):
+                ax.plot(points[:, 0], points[:, 1], marker, color=COLOURS[3] if marker == "o" else COLOURS[2], label=label)
+            ax.legend(fontsize=7, frameon=False)
+    return figure
+
+
 def save(figure: "Figure", path: Path) -> None:
     """Write a PNG beside ``path``, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +143,9 @@ def _figure(columns: int, rows: int, *, width: float, height: float = 3.2) -> "t
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)  # TensorBoard draws through the figure's canvas
-    axes = figure.subplots(rows, columns, squeeze=False)[0]
-    for ax in axes:
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(color=GUIDE, linewidth=0.4)
         ax.set_axisbelow(True)
-    return figure, axes
+    return figure, axes[0] if rows == 1 else axes

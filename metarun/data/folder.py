@@ -1,0 +1,157 @@
+"""A user's own images: `<path>/<class>/<image>`, in any format that Pillow reads."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metarun.config import ConfigError, nearest, require
+from metarun.data import archives
+from metarun.data.images import Classes, ImageData, Rotations
+from metarun.data.source import Split, TaskShape, task_shapes
+from metarun.rng import derive
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DECODING = "v1"
+
+
+class Folder(ImageData):
+    """Tasks over the classes of a folder, each image brought to one size: its middle square, scaled.
+
+    Decoded once into the cache, and again when a file has changed. The licence is that of the images.
+
+    Args:
+        seed: of the tasks.
+        path: the folder, with a folder of images for each class.
+        size: side of an image after scaling, in pixels.
+        channels: 3 for colour, 1 for grey.
+        lists: folder with train.txt, val.txt and test.txt, a class a line; null: split at random.
+        split: shares of the classes for training, validation and test, where there are no lists.
+        split_seed: of the random split.
+        rotations: quarter turns as further classes in every split ("classes") or in training only ("train_classes"), drawn for
+            each class of each task ("task"), or "none".
+        crop: shift training images by up to this many pixels at random, black coming in.
+        flip: mirror training images at random.
+        ways, shots, queries: classes of a test task, support examples and queries of each.
+        train_ways, train_shots, train_queries: the same in training; null: as in the test.
+
+    Raises:
+        ConfigError: the folder, a list or an image is not what it should be; the line names it.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        path: str,
+        size: int = 84,
+        channels: int = 3,
+        lists: str | None = None,
+        split: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        split_seed: int = 0,
+        rotations: Rotations = "none",
+        crop: int = 0,
+        flip: bool = False,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        train_ways: int | None = None,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+    ) -> None:
+        require(size > 0, "size", size, "1 or more pixels")
+        require(channels in (1, 3), "channels", channels, "3 for colour or 1 for grey")
+        require(min(split) >= 0 and abs(sum(split) - 1) < 1e-6, "split", list(split), "three shares that sum to 1")
+        train, test = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
+        root = Path(path).expanduser()
+        files = find_images(root)
+        parts = listed_split(Path(lists).expanduser(), files) if lists else random_split(sorted(files), split, split_seed)
+        for which, members in parts.items():
+            _check_sizes(root, files, members, train if which == "train" else test)
+        decoded = archives.cached(_cache_name(files, size, channels), lambda: decode(files, size, channels))
+        starts = dict(zip(sorted(files), np.cumsum([0, *(len(files[name]) for name in sorted(files))]).tolist(), strict=False))
+        splits = {
+            which: Classes(torch.tensor([starts[m] for m in members]), torch.tensor([len(files[m]) for m in members]))
+            for which, members in parts.items()
+        }
+        super().__init__("folder", seed, torch.from_numpy(decoded["images"]), splits, train, test, rotations, crop, flip)
+
+
+def find_images(root: Path) -> dict[str, list[Path]]:
+    """The image files of each class, in alphabetical order; hidden files and folders are passed over."""
+    if not root.is_dir():
+        raise ConfigError(f"data.path={root}: expected a folder with a folder of images for each class, found none")
+    files = {
+        folder.name: sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        for folder in root.iterdir()
+        if folder.is_dir() and not folder.name.startswith(".")
+    }
+    if not files:
+        raise ConfigError(f"data.path={root}: expected a folder of images for each class, found no folder inside")
+    for images in files.values():
+        for file in images:
+            if not file.is_file() or file.suffix.lower() not in SUFFIXES:
+                raise ConfigError(f"{file}: expected an image ({', '.join(sorted(s[1:] for s in SUFFIXES))}); remove it")
+    return files
+
+
+def listed_split(lists: Path, files: dict[str, list[Path]]) -> dict[Split, list[str]]:
+    """The classes named in train.txt, val.txt and test.txt."""
+    parts: dict[Split, list[str]] = {}
+    seen: dict[str, str] = {}
+    for which in ("train", "val", "test"):
+        path = lists / f"{which}.txt"
+        try:
+            parts[which] = path.read_text().split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: expected a list of classes, a name a line ({error})") from None
+        for name in parts[which]:
+            if name not in files:
+                raise ConfigError(f"{path}: no class {name} in the folder{nearest(name, files)}")
+            if name in seen:
+                raise ConfigError(f"{path}: class {name} stands in {seen[name]} too")
+            seen[name] = path.name
+    return parts
+
+
+def random_split(classes: list[str], shares: tuple[float, float, float], seed: int) -> dict[Split, list[str]]:
+    """The classes in three parts, at random, each share rounded to whole classes."""
+    order = [classes[i] for i in np.random.default_rng(derive(seed, "folder split")).permutation(len(classes))]
+    first, second = round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order))
+    return {"train": order[:first], "val": order[first:second], "test": order[second:]}
+
+
+def _check_sizes(root: Path, files: dict[str, list[Path]], members: list[str], shape: TaskShape) -> None:
+    need = shape.shots + shape.queries
+    for name in members:
+        if len(files[name]) < need:
+            raise ConfigError(f"{root / name}: {len(files[name])} images, and a task takes {need} (shots + queries) of a class")
+
+
+def _cache_name(files: dict[str, list[Path]], size: int, channels: int) -> str:
+    """A name that changes whenever a file or the decoding does."""
+    digest = hashlib.blake2b(f"{DECODING} {size} {channels}".encode(), digest_size=10)
+    for name in sorted(files):
+        for file in files[name]:
+            stat = file.stat()
+            digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return f"folder-{digest.hexdigest()}"
+
+
+def decode(files: dict[str, list[Path]], size: int, channels: int) -> dict[str, NDArray[np.generic]]:
+    """All images (n, channels, size, size) uint8, class after class in alphabetical order."""
+    images = [_decode_one(file, size, channels) for name in sorted(files) for file in files[name]]
+    return {"images": np.stack(images)}
+
+
+def _decode_one(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+            square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"{file}: not a readable image ({error})") from None
+    return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)

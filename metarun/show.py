@@ -1,0 +1,56 @@
+"""`metarun show`: a picture of a few tasks, as the algorithm will see them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from metarun.build import build, check_kind
+from metarun.data.source import Data
+from metarun.episodes import Episodes
+from metarun.report import figures
+
+TASKS = 3
+MOST_WAYS, MOST_QUERIES = 10, 10
+
+
+def show(config: DictConfig, name: str) -> list[Path]:
+    """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files."""
+    data: Data = build(config.data, config.seed, key="data")
+    check_kind("data", data, Data)
+    written = []
+    stages = data.stages(torch.device("cpu"))
+    for number, stage in enumerate(stages):
+        panels = {}
+        for split, source in (("training", stage.train), ("test", stage.test)):
+            episodes = source.sample(torch.arange(TASKS))
+            for i, task in enumerate(episodes.split(1)):
+                panels[f"{split} task {i}"] = mosaic(task) if task.support.ways else points(task)
+        path = Path("outputs/show") / (f"{name}-{number}.png" if len(stages) > 1 else f"{name}.png")
+        picture = figures.tasks(panels, stage.name)
+        figures.save(picture, path)
+        figures.close(picture)
+        written.append(path)
+    return written
+
+
+def mosaic(task: Episodes) -> NDArray[np.float64]:
+    """One task of images: a row a class, its support images, a gap, its queries → (height, width, channels) in [0, 1]."""
+    ways = task.support.ways or 1
+    parts = []
+    for examples, most in ((task.support, MOST_QUERIES), (task.query, MOST_QUERIES)):
+        x = examples.x[0].double().numpy()
+        by_class = x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :most]  # class by class, as tasks of images are
+        rows = [np.concatenate(list(images), axis=2) for images in by_class]
+        parts.append(np.concatenate(rows, axis=1))
+    gap = np.full((*parts[0].shape[:2], max(1, x.shape[-1] // 4)), 0.5)
+    joined: NDArray[np.float64] = np.concatenate([parts[0], gap, parts[1]], axis=2)
+    return joined.transpose(1, 2, 0)
+
+
+def points(task: Episodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One curve: support points and queries, (n, 2) each."""
+    support, query = (torch.cat([part.x[0], part.y[0]], -1).double().numpy() for part in (task.support, task.query))
+    return support, query
