@@ -19,10 +19,10 @@ def one_thread():
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with real data sets; tests that need one are skipped where there is none."""
-    named = os.environ.get("METARUN_DATA")
-    if not named or not (Path(named) / "omniglot" / "images_background.zip").is_file():
-        pytest.skip("METARUN_DATA does not point at a folder with omniglot/images_background.zip")
-    return Path(named)
+    for root in os.environ.get("METARUN_DATA", "").split(os.pathsep):
+        if (Path(root) / "omniglot" / "images_background.zip").is_file():
+            return Path(root)
+    pytest.skip("METARUN_DATA does not point at a folder with omniglot/images_background.zip")
 
 
 class Command:

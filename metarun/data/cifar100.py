@@ -7,6 +7,7 @@ in [0, 1].
 
 import tarfile
 import zlib
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from metarun.config import ConfigError
 from metarun.data import archives
-from metarun.data.images import Classes
+from metarun.data.images import Numbers
 from metarun.data.source import Split
 
 ARCHIVE = "cifar-100-binary.tar.gz"
@@ -26,26 +27,38 @@ MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 RECORD = 2 + 3 * 32 * 32  # superclass, class, then red, green and blue planes
 MEMBERS = {"train.bin": 500, "test.bin": 100}
 """Files in the archive, and images of each class in them."""
-CLASSES, PER_CLASS = 100, sum(MEMBERS.values())
+CLASSES = 100
 DECODING = "v1"
 
 
-def load(root: str | None) -> tuple[Tensor, list[str]]:
-    """All images (60000, 3, 32, 32) uint8, class after class, and the classes' names."""
+@dataclass(frozen=True)
+class CIFAR100:
+    """All images (60000, 3, 32, 32) uint8, class after class, the classes' names, and the superclass of each, 0 to 19."""
+
+    images: Tensor
+    names: list[str]
+    superclass: Numbers
+
+    def split(self, name: str) -> dict[Split, Numbers]:
+        """The classes of the shipped split lists ``name``."""
+        lists = resources.files("metarun.data") / "splits" / name
+        return {
+            which: np.array([self.names.index(of) for of in (lists / f"{which}.txt").read_text().split()])
+            for which in ("train", "val", "test")
+        }
+
+    def superclasses(self) -> list[Numbers]:
+        """The classes of each superclass."""
+        return [np.flatnonzero(self.superclass == number) for number in range(20)]
+
+
+def load(root: str | None) -> CIFAR100:
+    """The data set, found or downloaded, decoded or from the cache."""
     decoded = archives.cached(
         f"cifar100-{DECODING}", lambda: decode(archives.find(root, "cifar100", ARCHIVE, URL, MD5), dict(MEMBERS))
     )
-    return torch.from_numpy(decoded["images"]), [str(name) for name in decoded["names"]]
-
-
-def split(name: str, names: list[str]) -> dict[Split, Classes]:
-    """The classes of the shipped split lists ``name``."""
-    lists = resources.files("metarun.data") / "splits" / name
-    number = {of: i for i, of in enumerate(names)}
-    return {
-        which: Classes.of_equal_size(np.array([number[of] for of in (lists / f"{which}.txt").read_text().split()]), PER_CLASS)
-        for which in ("train", "val", "test")
-    }
+    superclass = decoded["superclass"].astype(np.int64)
+    return CIFAR100(torch.from_numpy(decoded["images"]), [str(name) for name in decoded["names"]], superclass)
 
 
 def decode(path: Path, members: dict[str, int]) -> dict[str, NDArray[np.generic]]:
@@ -68,7 +81,8 @@ def decode(path: Path, members: dict[str, int]) -> dict[str, NDArray[np.generic]
         raise ConfigError(f"{path}: fine_label_names.txt: expected {CLASSES} names, found {len(names)}")
     whole = np.concatenate(records)
     order = np.argsort(whole[:, 1], kind="stable")
-    return {"images": whole[order, 2:].reshape(-1, 3, 32, 32), "names": np.array(names)}
+    images = whole[order, 2:].reshape(-1, 3, 32, 32)
+    return {"images": images, "names": np.array(names), "superclass": whole[order[:: len(whole) // CLASSES], 0]}
 
 
 def _records(archive: tarfile.TarFile, path: Path, name: str, per_class: int) -> NDArray[np.uint8]:

@@ -1,7 +1,9 @@
 """FC100: CIFAR-100 with 60 / 20 / 20 classes, splits sharing no superclass (Oreshkin et al., NeurIPS 2018); see `cifar100.py`."""
 
+from typing import Literal
+
 from metarun.data import cifar100
-from metarun.data.images import ImageData, Rotations
+from metarun.data.images import Classes, ImageData, Rotations
 from metarun.data.source import task_shapes
 
 
@@ -17,6 +19,9 @@ class FC100(ImageData):
         flip: mirror training images at random.
         ways, shots, queries: classes of a test task, support examples and queries of each.
         train_ways, train_shots, train_queries: the same in training; null: as in the test.
+        stages: divide the 100 classes into this many stages, in each a fifth for validation and a fifth for the test; null: one
+            stage, split as published.
+        stage_by: stages are groups of superclasses ("superclass"), or of classes at random.
     """
 
     def __init__(
@@ -33,7 +38,22 @@ class FC100(ImageData):
         train_ways: int | None = None,
         train_shots: int | None = None,
         train_queries: int | None = None,
+        stages: int | None = None,
+        stage_by: Literal["superclass", "random"] = "superclass",
     ) -> None:
         shapes = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
-        images, names = cifar100.load(root)
-        super().__init__("fc100", seed, images, cifar100.split("fc100", names), *shapes, rotations, crop, flip)
+        whole = cifar100.load(root)
+        super().__init__(
+            "fc100",
+            seed,
+            whole.images,
+            Classes.of_sizes([len(whole.images) // len(whole.names)] * len(whole.names)),
+            whole.split("fc100"),
+            *shapes,
+            rotations=rotations,
+            crop=crop,
+            flip=flip,
+            stages=stages,
+            blocks=whole.superclasses() if stage_by == "superclass" else None,
+            block_name="superclasses" if stage_by == "superclass" else "classes",
+        )

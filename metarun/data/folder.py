@@ -37,6 +37,8 @@ class Folder(ImageData):
         flip: mirror training images at random.
         ways, shots, queries: classes of a test task, support examples and queries of each.
         train_ways, train_shots, train_queries: the same in training; null: as in the test.
+        stages: divide the classes at random into this many stages, in each a fifth for validation and a fifth for the test;
+            null: one stage, split as ``lists`` or ``split`` say.
 
     Raises:
         ConfigError: the folder, a list or an image is not what it should be; the line names it.
@@ -61,6 +63,7 @@ class Folder(ImageData):
         train_ways: int | None = None,
         train_shots: int | None = None,
         train_queries: int | None = None,
+        stages: int | None = None,
     ) -> None:
         require(size > 0, "size", size, "1 or more pixels")
         require(channels in (1, 3), "channels", channels, "3 for colour or 1 for grey")
@@ -72,12 +75,20 @@ class Folder(ImageData):
         for which, members in parts.items():
             _check_sizes(root, files, members, train if which == "train" else test)
         decoded = archives.cached(_cache_name(files, size, channels), lambda: decode(files, size, channels))
-        starts = dict(zip(sorted(files), np.cumsum([0, *(len(files[name]) for name in sorted(files))]).tolist(), strict=False))
-        splits = {
-            which: Classes(torch.tensor([starts[m] for m in members]), torch.tensor([len(files[m]) for m in members]))
-            for which, members in parts.items()
-        }
-        super().__init__("folder", seed, torch.from_numpy(decoded["images"]), splits, train, test, rotations, crop, flip)
+        names = sorted(files)
+        super().__init__(
+            "folder",
+            seed,
+            torch.from_numpy(decoded["images"]),
+            Classes.of_sizes([len(files[name]) for name in names]),
+            {which: np.array([names.index(member) for member in members]) for which, members in parts.items()},
+            train,
+            test,
+            rotations=rotations,
+            crop=crop,
+            flip=flip,
+            stages=stages,
+        )
 
 
 def find_images(root: Path) -> dict[str, list[Path]]:

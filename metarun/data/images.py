@@ -1,6 +1,6 @@
 """Few-shot classification tasks from labelled images: one uint8 tensor on the device, tasks by a hash and one gather."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,8 @@ from metarun.config import RangeError, require
 from metarun.data.source import Data, Split, Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.rng import bits, choose, derive
+
+Numbers = NDArray[np.int64]
 
 Rotations = Literal["classes", "train_classes", "task", "none"]
 """Quarter turns: further classes in every split, in training only, drawn for each class of each task, or none."""
@@ -30,38 +32,49 @@ class Classes:
         return len(self.start)
 
     @classmethod
-    def of_equal_size(cls, members: NDArray[np.int64], size: int) -> "Classes":
-        """Those numbered ``members`` of a set in which every class has ``size`` images."""
-        numbers = torch.from_numpy(members)
-        return cls(numbers * size, torch.full_like(numbers, size))
+    def of_sizes(cls, sizes: Sequence[int]) -> "Classes":
+        """Classes of these sizes, one after another from the first image on."""
+        size = torch.tensor(sizes, dtype=torch.int64)
+        return cls(size.cumsum(0) - size, size)
 
-    def check(self, shape: TaskShape, split: str, key: str = "") -> None:
+    def some(self, members: Numbers) -> "Classes":
+        """Those numbered ``members``."""
+        numbers = torch.from_numpy(np.asarray(members, np.int64))
+        return Classes(self.start[numbers], self.size[numbers])
+
+    def check(self, shape: TaskShape, where: str, key: str = "") -> None:
         """Raise a `RangeError` where these classes cannot fill a task of this shape; ``key`` is "" or "train_"."""
         if shape.ways is not None and shape.ways > len(self):
-            raise RangeError(f"data.{key}ways", shape.ways, f"at most the {len(self)} classes of the {split} split")
+            raise RangeError(f"data.{key}ways", shape.ways, f"at most the {len(self)} classes of the {where}")
         fewest = int(self.size.min())
         if shape.shots + shape.queries > fewest:
             raise RangeError(
                 f"data.{key}shots + data.{key}queries",
                 shape.shots + shape.queries,
-                f"at most the {fewest} images of a class in the {split} split",
+                f"at most the {fewest} images of a class in the {where}",
             )
 
 
 class ImageData(Data):
-    """Few-shot classification on a set of images whose classes are divided among the splits.
+    """Few-shot classification on a set of images whose classes are divided among the splits, or among stages and then splits.
 
     Args:
         name: of the data set.
         seed: of the tasks.
         images: (images, C, H, W) uint8, class after class.
-        splits: the classes of each split.
+        classes: all of them.
+        splits: numbers of the classes of each split.
         train, test: shapes of a training task and of a test task.
         rotations: see `Rotations`.
         crop, flip: augmentation of training images, see `ImageTasks`.
+        stages: divide all classes into this many stages, each with a training, validation and test split of its own (three,
+            one and one fifth of the classes of each block); None: one stage with ``splits``.
+        blocks: numbers of the classes of each block (an alphabet, a superclass), in order: blocks stay whole and stages are
+            runs of them. None: a stage is one block of classes at random.
+        block_name: what a block is called.
 
     Raises:
-        RangeError: a split cannot fill its tasks.
+        RangeError: a split cannot fill its tasks, or there are fewer blocks than stages.
     """
 
     def __init__(
@@ -69,33 +82,55 @@ class ImageData(Data):
         name: str,
         seed: int,
         images: Tensor,
-        splits: Mapping[Split, Classes],
+        classes: Classes,
+        splits: Mapping[Split, Numbers],
         train: TaskShape,
         test: TaskShape,
+        *,
         rotations: Rotations = "none",
         crop: int = 0,
         flip: bool = False,
+        stages: int | None = None,
+        blocks: Sequence[Numbers] | None = None,
+        block_name: str = "classes",
     ) -> None:
         if train.ways is None or test.ways is None:
             raise ValueError("tasks of images are classification: they have ways")
         require(crop >= 0, "crop", crop, "0 or more pixels")
+        most = len(classes) if blocks is None else len(blocks)
+        require(stages is None or 0 < stages <= most, "stages", stages, f"1 to {most}, or null")
         self.crop, self.flip = crop, flip
         self.name, self.seed, self.images, self.train, self.test, self.rotations = name, seed, images, train, test, rotations
         self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name)
-        self.splits = {split: self._with_turns(split, classes) for split, classes in splits.items()}
-        for split, classes in self.splits.items():
-            own = split == "train" and train != test
-            classes.check(self._shape(split), split, "train_" if own else "")
+        numbers = {name: splits} if stages is None else stage_splits(len(classes), stages, blocks, block_name, seed)
+        self.parts = {
+            stage: {split: self._with_turns(split, classes.some(members)) for split, members in of.items()}
+            for stage, of in numbers.items()
+        }
+        for stage, of in self.parts.items():
+            for split, members in of.items():
+                own = split == "train" and train != test
+                where = f"{split} split" + (f" of stage {stage}" if stages is not None else "")
+                members.check(self._shape(split), where, "train_" if own else "")
+
+    @property
+    def splits(self) -> dict[Split, Classes]:
+        """The classes of each split of the first stage."""
+        return next(iter(self.parts.values()))
 
     def stages(self, device: torch.device) -> list[Stage]:
         images = (self.images if self.rotations == "none" else quarter_turns(self.images)).to(device)
         turn = len(self.images) if self.rotations == "task" else None
 
-        def source(split: Split, crop: int = 0, *, flip: bool = False) -> ImageTasks:
-            key = derive(self.seed, "tasks", split, 0)
-            return ImageTasks(key, images, self.splits[split], self._shape(split), turn, crop, flip)
+        def source(number: int, split: Split, classes: Classes) -> ImageTasks:
+            key = derive(self.seed, "tasks", split, number)
+            changes = (self.crop, self.flip) if split == "train" else (0, False)
+            return ImageTasks(key, images, classes, self._shape(split), turn, *changes)
 
-        return [Stage(self.name, source("train", self.crop, flip=self.flip), source("val"), source("test"))]
+        return [
+            Stage(name, *(source(number, split, of[split]) for split in ("train", "val", "test")))
+            for number, (name, of) in enumerate(self.parts.items())
+        ]
 
     def _shape(self, split: Split) -> TaskShape:
         return self.train if split == "train" else self.test
@@ -105,6 +140,26 @@ class ImageData(Data):
         if self.rotations != "classes" and not (self.rotations == "train_classes" and split == "train"):
             return classes
         return Classes(torch.cat([classes.start + k * len(self.images) for k in range(4)]), classes.size.repeat(4))
+
+
+def stage_splits(
+    classes: int, stages: int, blocks: Sequence[Numbers] | None, block_name: str, seed: int
+) -> dict[str, dict[Split, Numbers]]:
+    """Numbers of the classes of each split of each stage; the arguments are those of `ImageData`."""
+    random = np.random.default_rng(derive(seed, "stages"))
+    if blocks is None:
+        blocks = np.array_split(random.permutation(classes), stages)
+    made: dict[str, dict[Split, Numbers]] = {}
+    for run in np.array_split(np.arange(len(blocks)), stages):
+        parts: dict[Split, list[Numbers]] = {"train": [], "val": [], "test": []}
+        for members in (random.permutation(blocks[i]) for i in run):
+            held = len(members) // 5
+            for split, some in zip(parts, np.split(members, [len(members) - 2 * held, len(members) - held]), strict=True):
+                parts[split].append(some)
+        first, last = run[0] + 1, run[-1] + 1
+        name = f"{block_name} {first}" if first == last else f"{block_name} {first}-{last}"
+        made[name] = {split: np.concatenate(some) for split, some in parts.items()}
+    return made
 
 
 class ImageTasks(TaskSource):

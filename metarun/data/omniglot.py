@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from metarun.config import ConfigError
 from metarun.data import archives
-from metarun.data.images import Classes, ImageData, Rotations
+from metarun.data.images import Classes, ImageData, Numbers, Rotations
 from metarun.data.source import Split, task_shapes
 from metarun.rng import derive
 
@@ -52,6 +52,9 @@ class Omniglot(ImageData):
             ("train_classes", as Reptile), drawn for each class of each task ("task", as MAML), or "none".
         ways, shots, queries: classes of a test task, support examples and queries of each.
         train_ways, train_shots, train_queries: the same in training; null: as in the test.
+        stages: divide all characters into this many stages, in each a fifth for validation and a fifth for the test; null: one
+            stage, split as ``split`` says.
+        stage_by: stages are groups of alphabets in the archives' order ("alphabet"), or of characters at random.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Omniglot(ImageData):
         train_ways: int | None = None,
         train_shots: int | None = None,
         train_queries: int | None = None,
+        stages: int | None = None,
+        stage_by: Literal["alphabet", "random"] = "alphabet",
     ) -> None:
         decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", lambda: decode(root, resize))
         names = [str(name) for name in decoded["characters"]]
@@ -77,13 +82,23 @@ class Omniglot(ImageData):
             "omniglot",
             seed,
             torch.from_numpy(decoded["images"]),
-            {name: Classes.of_equal_size(members, DRAWERS) for name, members in characters.items()},
+            Classes.of_sizes([DRAWERS] * len(names)),
+            characters,
             *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries),
-            rotations,
+            rotations=rotations,
+            stages=stages,
+            blocks=alphabets(names) if stage_by == "alphabet" else None,
+            block_name="alphabets" if stage_by == "alphabet" else "characters",
         )
 
 
-def vinyals_split(names: list[str]) -> dict[Split, NDArray[np.int64]]:
+def alphabets(names: list[str]) -> list[Numbers]:
+    """Indices into ``names`` of the characters of each alphabet, in the order of the names."""
+    of = [name.partition("/")[0] for name in names]
+    return [np.flatnonzero(np.array(of) == alphabet) for alphabet in dict.fromkeys(of)]
+
+
+def vinyals_split(names: list[str]) -> dict[Split, Numbers]:
     """Indices into ``names`` (`Alphabet/characterNN`) of the characters of each split."""
     index = {name: i for i, name in enumerate(names)}
     lists = resources.files("metarun.data") / "splits" / "omniglot_vinyals"
@@ -93,7 +108,7 @@ def vinyals_split(names: list[str]) -> dict[Split, NDArray[np.int64]]:
     }
 
 
-def random_split(characters: int, seed: int) -> dict[Split, NDArray[np.int64]]:
+def random_split(characters: int, seed: int) -> dict[Split, Numbers]:
     """1,100 / 100 / the rest, at random."""
     order = np.random.default_rng(derive(seed, "omniglot split")).permutation(characters)
     return {"train": order[:1100], "val": order[1100:1200], "test": order[1200:]}

@@ -27,6 +27,7 @@ def records(per_class: int) -> bytes:
     """Every image is its class number in red, its place among its class's in green and 7 in blue; classes interleaved."""
     rows = np.zeros((per_class * 100, cifar100.RECORD), np.uint8)
     rows[:, 1] = np.tile(np.arange(100), per_class)
+    rows[:, 0] = rows[:, 1] % 20  # five classes a superclass
     rows[:, 2 : 2 + 1024] = rows[:, 1:2]
     rows[:, 2 + 1024 : 2 + 2048] = np.repeat(np.arange(per_class), 100)[:, None]
     rows[:, 2 + 2048 :] = 7
@@ -67,6 +68,7 @@ def link(path: Path) -> None:
         tar.addfile(info)
 
 
+FISH = {"aquarium_fish", "flatfish", "ray", "shark", "trout"}
 one_more = records(2) + records(1)[: cifar100.RECORD]
 wrong_class = bytearray(records(2))
 wrong_class[1] = 5
@@ -100,7 +102,6 @@ def small(tmp_path, monkeypatch):
     """A whole CIFAR-100 of 30 images a class instead of 600."""
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cifar100, "MEMBERS", {"train.bin": 20, "test.bin": 10})
-    monkeypatch.setattr(cifar100, "PER_CLASS", 30)
     (tmp_path / "cifar100").mkdir()
     archive(tmp_path / "cifar100" / cifar100.ARCHIVE, train_bin=records(20), test_bin=records(10))
     return str(tmp_path)
@@ -121,6 +122,30 @@ def test_splits_share_no_class(small, data):
     assert set(red.flatten().tolist()) <= parts[2]
 
 
+def test_stages_are_groups_of_superclasses(small):
+    data = CIFARFS(0, root=small, stages=4, ways=3, queries=5)
+    stages = data.stages(CPU)
+    assert [stage.name for stage in stages] == [f"superclasses {i}-{i + 4}" for i in (1, 6, 11, 16)]
+    for i, (stage, parts) in enumerate(zip(stages, data.parts.values(), strict=True)):
+        numbers = [(classes.start // 30).tolist() for classes in parts.values()]
+        assert [len(n) for n in numbers] == [15, 5, 5]  # of each superclass three, one and one
+        everything = [number for part in numbers for number in part]
+        assert len(set(everything)) == 25
+        assert all(5 * i <= number % 20 < 5 * i + 5 for number in everything)
+        tasks = stage.test.sample(torch.arange(4))
+        assert set((tasks.query.x[:, :, 0, 0, 0] * 255).round().long().flatten().tolist()) <= set(numbers[2])
+    random = CIFARFS(0, root=small, stages=4, stage_by="random", ways=3, queries=5)
+    assert sorted(n for parts in random.parts.values() for c in parts.values() for n in (c.start // 30).tolist()) == list(
+        range(100)
+    )
+    with pytest.raises(ConfigError, match="stages=21: expected 1 to 20"):
+        CIFARFS(0, root=small, stages=21)
+    with pytest.raises(
+        ConfigError, match=r"data\.ways=5: expected at most the 2 classes of the val split of stage superclasses 1-2"
+    ):
+        CIFARFS(0, root=small, stages=10)
+
+
 def test_a_cache_of_other_content_is_not_taken(small, monkeypatch):
     CIFARFS(0, root=small)
     (cache,) = archives.cache_folder().iterdir()
@@ -130,14 +155,15 @@ def test_a_cache_of_other_content_is_not_taken(small, monkeypatch):
     assert cache.is_file()
 
 
-def test_the_full_set(data_root, tmp_path, monkeypatch):
-    if not (data_root / "cifar100" / cifar100.ARCHIVE).is_file():
-        pytest.skip(f"no cifar100/{cifar100.ARCHIVE} under METARUN_DATA")
+def test_the_full_set(tmp_path, monkeypatch):
+    if not any((root / "cifar100" / cifar100.ARCHIVE).is_file() for root in archives.roots(None)):
+        pytest.skip(f"METARUN_DATA has no cifar100/{cifar100.ARCHIVE}")
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path))
-    images, names = cifar100.load(str(data_root))
-    assert images.shape == (60000, 3, 32, 32)
-    assert names[:2] == ["apple", "aquarium_fish"]
-    pixels = images.view(100, 600, 3, -1)
+    whole = cifar100.load(None)
+    assert whole.images.shape == (60000, 3, 32, 32)
+    assert whole.names[:2] == ["apple", "aquarium_fish"]
+    assert {name for name, of in zip(whole.names, whole.superclass, strict=True) if of == 1} == FISH
+    pixels = whole.images.view(100, 600, 3, -1)
     train, test = pixels[:, :500].double() / 255, pixels[:, 500:].double() / 255
     torch.testing.assert_close(train.mean((0, 1, 3)), torch.tensor([0.5070752, 0.4865489, 0.4409178]).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(test.mean((0, 1, 3)), torch.tensor([0.5087964, 0.4873930, 0.4419422]).double(), atol=1e-6, rtol=0)

@@ -205,6 +205,14 @@ def test_rotations(real, rotations, train, test):
     assert turns == ({0} if rotations == "none" else {0, 1, 2, 3})
 
 
+def test_stages_are_groups_of_alphabets(real):
+    data = real(stages=5, rotations="none")
+    assert list(data.parts) == [f"alphabets {i}-{i + 9}" for i in (1, 11, 21, 31, 41)]
+    everything = [n for parts in data.parts.values() for classes in parts.values() for n in (classes.start // 20).tolist()]
+    assert sorted(everything) == list(range(1623))
+    assert all(len(parts["train"]) > 2 * len(parts["test"]) for parts in data.parts.values())
+
+
 def test_tasks_have_different_classes_and_no_image_twice(real):
     source = real(ways=20, shots=5, queries=15).stages(CPU)[0].test
     tasks = source.sample(torch.arange(6))
