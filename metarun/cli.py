@@ -98,8 +98,9 @@ def show(overrides: list[str]) -> None:
         config = compose("config", overrides, return_hydra_config=True)
     from metarun.show import show as draw
 
-    for path in draw(config, config.hydra.runtime.choices.data):
-        print(path)
+    drawn = draw(config, config.hydra.runtime.choices.data)
+    for path, stage in drawn.items():
+        print(f"{path}  {stage}" if len(drawn) > 1 else path)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")

@@ -13,14 +13,14 @@ from metarun.episodes import Episodes
 from metarun.report import figures
 
 TASKS = 3
-MOST_WAYS, MOST_QUERIES = 10, 10
+MOST_WAYS, MOST_IMAGES = 10, 10
 
 
-def show(config: DictConfig, name: str) -> list[Path]:
-    """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files."""
+def show(config: DictConfig, name: str) -> dict[Path, str]:
+    """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files and stages."""
     data: Data = build(config.data, config.seed, key="data")
     check_kind("data", data, Data)
-    written = []
+    written = {}
     stages = data.stages(torch.device("cpu"))
     for number, stage in enumerate(stages):
         panels = {}
@@ -32,7 +32,7 @@ def show(config: DictConfig, name: str) -> list[Path]:
         picture = figures.tasks(panels, stage.name)
         figures.save(picture, path)
         figures.close(picture)
-        written.append(path)
+        written[path] = stage.name
     return written
 
 
@@ -40,9 +40,9 @@ def mosaic(task: Episodes) -> NDArray[np.float64]:
     """One task of images: a row a class, its support images, a gap, its queries → (height, width, channels) in [0, 1]."""
     ways = task.support.ways or 1
     parts = []
-    for examples, most in ((task.support, MOST_QUERIES), (task.query, MOST_QUERIES)):
+    for examples in (task.support, task.query):
         x = examples.x[0].double().numpy()
-        by_class = x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :most]  # class by class, as tasks of images are
+        by_class = x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :MOST_IMAGES]  # class by class, as tasks of images are
         rows = [np.concatenate(list(images), axis=2) for images in by_class]
         parts.append(np.concatenate(rows, axis=1))
     gap = np.full((*parts[0].shape[:2], max(1, x.shape[-1] // 4)), 0.5)

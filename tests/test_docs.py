@@ -1,0 +1,53 @@
+"""The code in the documentation is run, not believed."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def blocks(page: str) -> dict[str, str]:
+    """The code of a page's fenced blocks by the file name behind the fence."""
+    return dict(re.findall(r"```\w+ (\S+)\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
+
+
+@pytest.fixture
+def written(metarun):
+    for name, code in blocks("adding.md").items():
+        path = metarun.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    return metarun
+
+
+def test_a_data_set_of_ones_own(written):
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(18), 12))
+    images = (rng.random((len(labels), 1, 16, 16)) * 100 + 8 * labels[:, None, None, None]).astype(np.uint8)
+    np.savez(written.folder / "images.npz", images=images, labels=labels)
+    assert len(blocks("adding.md")["mydata.py"].splitlines()) < 40
+    short = ("trainer.iterations=60", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8")
+    written("algo=protonet", "data=arrays", "data.path=images.npz", "hydra.run.dir=run", *short)
+    accuracy = json.loads((written.folder / "run/results.json").read_text())["test"]["accuracy"]["mean"]
+    assert accuracy > 0.3  # a class is a shade of grey: easier than chance
+    assert written("show", "data=arrays", "data.path=images.npz").stdout == "outputs/show/arrays.png\n"
+    assert (written.folder / "outputs/show/arrays.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        written("data=arrays", "data.path=none.npz", status=2).stderr == "metarun: data.path=none.npz: No such file or directory\n"
+    )
+    assert "Images and labels in a .npz file" in written("--help").stdout
+
+
+def test_a_network_of_ones_own(written):
+    written("model=tiny", "trainer.iterations=20", "trainer.test_tasks=10", "trainer.figures=false", "hydra.run.dir=run")
+    assert json.loads((written.folder / "run/results.json").read_text())["model"] == "tiny"
+
+
+def test_stages_are_listed_without_training(metarun):
+    out = metarun("show", "data=sine", "data.stages=2").stdout
+    assert out.splitlines() == ["outputs/show/sine-0.png  phase 0.00-1.57", "outputs/show/sine-1.png  phase 1.57-3.14"]
+    assert "data=sin: no such choice" in metarun("show", "data=sin", status=2).stderr
