@@ -3,7 +3,7 @@
 from typing import Literal
 
 from metarun.data import cifar100
-from metarun.data.images import Classes, ImageData, Rotations
+from metarun.data.images import Classes, ImageData, Rotations, stage_splits
 from metarun.data.source import task_shapes
 
 
@@ -43,17 +43,15 @@ class FC100(ImageData):
     ) -> None:
         shapes = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
         whole = cifar100.load(root)
+        blocks = (whole.superclasses(), "superclasses") if stage_by == "superclass" else (None, "classes")
         super().__init__(
             "fc100",
             seed,
             whole.images,
             Classes.of_sizes([len(whole.images) // len(whole.names)] * len(whole.names)),
-            whole.split("fc100"),
+            {"fc100": whole.split("fc100")} if stages is None else stage_splits(len(whole.names), stages, seed, *blocks),
             *shapes,
             rotations=rotations,
             crop=crop,
             flip=flip,
-            stages=stages,
-            blocks=whole.superclasses() if stage_by == "superclass" else None,
-            block_name="superclasses" if stage_by == "superclass" else "classes",
         )

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metarun.config import ConfigError, nearest, require
 from metarun.data import archives
-from metarun.data.images import Classes, ImageData, Rotations
+from metarun.data.images import Classes, ImageData, Rotations, stage_splits
 from metarun.data.source import Split, TaskShape, task_shapes
 from metarun.rng import derive
 
@@ -76,18 +76,18 @@ class Folder(ImageData):
             _check_sizes(root, files, members, train if which == "train" else test)
         decoded = archives.cached(_cache_name(files, size, channels), lambda: decode(files, size, channels))
         names = sorted(files)
+        numbers = {which: np.array([names.index(member) for member in members]) for which, members in parts.items()}
         super().__init__(
             "folder",
             seed,
             torch.from_numpy(decoded["images"]),
             Classes.of_sizes([len(files[name]) for name in names]),
-            {which: np.array([names.index(member) for member in members]) for which, members in parts.items()},
+            {"folder": numbers} if stages is None else stage_splits(len(names), stages, seed),
             train,
             test,
             rotations=rotations,
             crop=crop,
             flip=flip,
-            stages=stages,
         )
 
 

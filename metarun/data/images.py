@@ -1,6 +1,6 @@
 """Few-shot classification tasks from labelled images: one uint8 tensor on the device, tasks by a hash and one gather."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.rng import bits, choose, derive
 
 Numbers = NDArray[np.int64]
+View = Callable[[Tensor], Tensor]
 
 Rotations = Literal["classes", "train_classes", "task", "none"]
 """Quarter turns: further classes in every split, in training only, drawn for each class of each task, or none."""
@@ -56,25 +57,21 @@ class Classes:
 
 
 class ImageData(Data):
-    """Few-shot classification on a set of images whose classes are divided among the splits, or among stages and then splits.
+    """Few-shot classification on a set of images whose classes are divided among stages and splits.
 
     Args:
         name: of the data set.
         seed: of the tasks.
         images: (images, C, H, W) uint8, class after class.
         classes: all of them.
-        splits: numbers of the classes of each split.
+        parts: numbers of the classes of each split of each stage, by the stage's name; `stage_splits` makes them.
         train, test: shapes of a training task and of a test task.
         rotations: see `Rotations`.
         crop, flip: augmentation of training images, see `ImageTasks`.
-        stages: divide all classes into this many stages, each with a training, validation and test split of its own (three,
-            one and one fifth of the classes of each block); None: one stage with ``splits``.
-        blocks: numbers of the classes of each block (an alphabet, a superclass), in order: blocks stay whole and stages are
-            runs of them. None: a stage is one block of classes at random.
-        block_name: what a block is called.
+        views: what a stage does to its images, by the stage's name, see `ImageTasks`; None: nothing.
 
     Raises:
-        RangeError: a split cannot fill its tasks, or there are fewer blocks than stages.
+        RangeError: a split cannot fill its tasks.
     """
 
     def __init__(
@@ -83,34 +80,29 @@ class ImageData(Data):
         seed: int,
         images: Tensor,
         classes: Classes,
-        splits: Mapping[Split, Numbers],
+        parts: Mapping[str, Mapping[Split, Numbers]],
         train: TaskShape,
         test: TaskShape,
         *,
         rotations: Rotations = "none",
         crop: int = 0,
         flip: bool = False,
-        stages: int | None = None,
-        blocks: Sequence[Numbers] | None = None,
-        block_name: str = "classes",
+        views: Mapping[str, View] | None = None,
     ) -> None:
         if train.ways is None or test.ways is None:
             raise ValueError("tasks of images are classification: they have ways")
         require(crop >= 0, "crop", crop, "0 or more pixels")
-        most = len(classes) if blocks is None else len(blocks)
-        require(stages is None or 0 < stages <= most, "stages", stages, f"1 to {most}, or null")
-        self.crop, self.flip = crop, flip
+        self.crop, self.flip, self.views = crop, flip, views or {}
         self.name, self.seed, self.images, self.train, self.test, self.rotations = name, seed, images, train, test, rotations
         self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name)
-        numbers = {name: splits} if stages is None else stage_splits(len(classes), stages, blocks, block_name, seed)
         self.parts = {
             stage: {split: self._with_turns(split, classes.some(members)) for split, members in of.items()}
-            for stage, of in numbers.items()
+            for stage, of in parts.items()
         }
         for stage, of in self.parts.items():
             for split, members in of.items():
                 own = split == "train" and train != test
-                where = f"{split} split" + (f" of stage {stage}" if stages is not None else "")
+                where = f"{split} split" + (f" of stage {stage}" if len(parts) > 1 else "")
                 members.check(self._shape(split), where, "train_" if own else "")
 
     @property
@@ -122,13 +114,13 @@ class ImageData(Data):
         images = (self.images if self.rotations == "none" else quarter_turns(self.images)).to(device)
         turn = len(self.images) if self.rotations == "task" else None
 
-        def source(number: int, split: Split, classes: Classes) -> ImageTasks:
+        def source(number: int, split: Split, classes: Classes, view: View | None) -> ImageTasks:
             key = derive(self.seed, "tasks", split, number)
             changes = (self.crop, self.flip) if split == "train" else (0, False)
-            return ImageTasks(key, images, classes, self._shape(split), turn, *changes)
+            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view)
 
         return [
-            Stage(name, *(source(number, split, of[split]) for split in ("train", "val", "test")))
+            Stage(name, *(source(number, split, of[split], self.views.get(name)) for split in ("train", "val", "test")))
             for number, (name, of) in enumerate(self.parts.items())
         ]
 
@@ -143,9 +135,23 @@ class ImageData(Data):
 
 
 def stage_splits(
-    classes: int, stages: int, blocks: Sequence[Numbers] | None, block_name: str, seed: int
+    classes: int, stages: int, seed: int, blocks: Sequence[Numbers] | None = None, name: str = "classes"
 ) -> dict[str, dict[Split, Numbers]]:
-    """Numbers of the classes of each split of each stage; the arguments are those of `ImageData`."""
+    """All classes divided among stages, and in each of a stage's blocks a fifth for validation and a fifth for the test.
+
+    Args:
+        classes: how many there are.
+        stages: how many to make.
+        seed: of what is drawn.
+        blocks: numbers of the classes of each block (an alphabet, a superclass), in order: blocks stay whole and stages are
+            runs of them. None: a stage is one block of classes at random.
+        name: what a block is called.
+
+    Raises:
+        RangeError: there are fewer blocks than stages.
+    """
+    most = classes if blocks is None else len(blocks)
+    require(0 < stages <= most, "stages", stages, f"1 to {most}, or null")
     random = np.random.default_rng(derive(seed, "stages"))
     if blocks is None:
         blocks = np.array_split(random.permutation(classes), stages)
@@ -157,8 +163,8 @@ def stage_splits(
             for split, some in zip(parts, np.split(members, [len(members) - 2 * held, len(members) - held]), strict=True):
                 parts[split].append(some)
         first, last = run[0] + 1, run[-1] + 1
-        name = f"{block_name} {first}" if first == last else f"{block_name} {first}-{last}"
-        made[name] = {split: np.concatenate(some) for split, some in parts.items()}
+        stage = f"{name} {first}" if first == last else f"{name} {first}-{last}"
+        made[stage] = {split: np.concatenate(some) for split, some in parts.items()}
     return made
 
 
@@ -176,6 +182,7 @@ class ImageTasks(TaskSource):
             ``images``; each class of a task is turned by itself. None: not turned.
         crop: shift each image by up to this many pixels each way, black coming in.
         flip: mirror each image or not, left to right.
+        view: applied to the images (n, C, H, W) float32 in [0, 1] of every task: a permutation of pixels, a rotation.
     """
 
     def __init__(
@@ -187,8 +194,10 @@ class ImageTasks(TaskSource):
         turn: int | None = None,
         crop: int = 0,
         flip: bool = False,
+        view: View | None = None,
     ) -> None:
-        self.key, self.images, self.shape, self.turn, self.crop, self.flip = key, images, shape, turn, crop, flip
+        self.key, self.images, self.shape, self.turn = key, images, shape, turn
+        self.crop, self.flip, self.view = crop, flip, view
         self.start, self.size = classes.start.to(images.device), classes.size.to(images.device)
         if shape.ways is None:
             raise ValueError("image tasks are classification: shape.ways is None")
@@ -218,7 +227,10 @@ class ImageTasks(TaskSource):
         pixels = self.images.index_select(0, index[..., part].flatten())
         if change is not None:
             pixels = augment(pixels, change[..., part].flatten(), self.crop, flip=self.flip)
-        return (pixels * (1 / 255)).view(len(index), -1, *self.images.shape[1:])
+        scaled = pixels * (1 / 255)
+        if self.view is not None:
+            scaled = self.view(scaled)
+        return scaled.view(len(index), -1, *self.images.shape[1:])
 
 
 def augment(images: Tensor, draws: Tensor, crop: int, *, flip: bool) -> Tensor:

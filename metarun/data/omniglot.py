@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from metarun.config import ConfigError
 from metarun.data import archives
-from metarun.data.images import Classes, ImageData, Numbers, Rotations
+from metarun.data.images import Classes, ImageData, Numbers, Rotations, stage_splits
 from metarun.data.source import Split, task_shapes
 from metarun.rng import derive
 
@@ -78,17 +78,15 @@ class Omniglot(ImageData):
         decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", lambda: decode(root, resize))
         names = [str(name) for name in decoded["characters"]]
         characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
+        blocks = (alphabets(names), "alphabets") if stage_by == "alphabet" else (None, "characters")
         super().__init__(
             "omniglot",
             seed,
             torch.from_numpy(decoded["images"]),
             Classes.of_sizes([DRAWERS] * len(names)),
-            characters,
+            {"omniglot": characters} if stages is None else stage_splits(len(names), stages, seed, *blocks),
             *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries),
             rotations=rotations,
-            stages=stages,
-            blocks=alphabets(names) if stage_by == "alphabet" else None,
-            block_name="alphabets" if stage_by == "alphabet" else "characters",
         )
 
 
