@@ -24,10 +24,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config import ConfigError, nearest
+from metarun.config import CONFIGS, ConfigError, nearest
 
-PACKAGE = Path(__file__).resolve().parent
-CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
 GROUPS = {
     "algo": "how to learn from a support set",
     "data": "where tasks come from",

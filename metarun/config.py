@@ -2,6 +2,11 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
+"""Where metarun's own choices lie: in an installed package, or in a checkout."""
 
 
 class ConfigError(ValueError):

@@ -5,10 +5,11 @@ read-only. Decoded arrays go to `METARUN_CACHE`. Both default to the user's own 
 """
 
 import hashlib
+import json
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,48 @@ def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dic
         with suppress(OSError):
             beside.unlink()
     return arrays
+
+
+def mapped(
+    name: str, shape: tuple[int, ...], make: Callable[[], Iterator[tuple[str, NDArray[np.uint8]]]]
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """An array too large for the memory, mapped from the cache file ``name``.npy, with the names of its parts.
+
+    ``make`` gives the parts one after another along the first axis. The names are written last, so an array without them, or
+    of another size than ``shape`` says, is made anew. Changes to the array do not reach the file.
+    """
+    folder = cache_folder()
+    path, names = folder / f"{name}.npy", folder / f"{name}.json"
+    unique = uuid.uuid4().hex
+    try:
+        found = np.load(path, mmap_mode="c")
+        if found.shape == shape and found.dtype == np.uint8:
+            return found, json.loads(names.read_text())
+    except (OSError, ValueError, EOFError):
+        pass
+    beside = folder / f".{name}.{unique}.npy"
+    parts = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log.info("Decoding %s to %s, once", name, path)
+        array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=shape)
+        at = 0
+        for part, values in make():
+            array[at : at + len(values)] = values
+            at += len(values)
+            parts.append(part)
+        array.flush()
+        del array
+        beside.replace(path)
+        listing = folder / f".{name}.{unique}.json"
+        listing.write_text(json.dumps(parts))
+        listing.replace(names)
+    except OSError as error:
+        raise ConfigError(f"METARUN_CACHE: cannot write {path} ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+    return np.load(path, mmap_mode="c"), parts
 
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]] | None:

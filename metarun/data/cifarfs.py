@@ -43,7 +43,7 @@ class CIFARFS(ImageData):
     ) -> None:
         shapes = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
         whole = cifar100.load(root)
-        blocks = (whole.superclasses(), "superclasses") if stage_by == "superclass" else (None, "classes")
+        blocks = (whole.superclasses(), "superclasses") if stage_by == "superclass" else (None, "group")
         super().__init__(
             "cifarfs",
             seed,

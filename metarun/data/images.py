@@ -111,13 +111,15 @@ class ImageData(Data):
         return next(iter(self.parts.values()))
 
     def stages(self, device: torch.device) -> list[Stage]:
-        images = (self.images if self.rotations == "none" else quarter_turns(self.images)).to(device)
+        images = self.images if self.rotations == "none" else quarter_turns(self.images)
+        if fits(images, device):
+            images = images.to(device)
         turn = len(self.images) if self.rotations == "task" else None
 
         def source(number: int, split: Split, classes: Classes, view: View | None) -> ImageTasks:
             key = derive(self.seed, "tasks", split, number)
             changes = (self.crop, self.flip) if split == "train" else (0, False)
-            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view)
+            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view, device)
 
         return [
             Stage(name, *(source(number, split, of[split], self.views.get(name)) for split in ("train", "val", "test")))
@@ -135,7 +137,7 @@ class ImageData(Data):
 
 
 def stage_splits(
-    classes: int, stages: int, seed: int, blocks: Sequence[Numbers] | None = None, name: str = "classes"
+    classes: int, stages: int, seed: int, blocks: Sequence[Numbers] | None = None, name: str = "group"
 ) -> dict[str, dict[Split, Numbers]]:
     """All classes divided among stages, and in each of a stage's blocks a fifth for validation and a fifth for the test.
 
@@ -183,6 +185,7 @@ class ImageTasks(TaskSource):
         crop: shift each image by up to this many pixels each way, black coming in.
         flip: mirror each image or not, left to right.
         view: applied to the images (n, C, H, W) float32 in [0, 1] of every task: a permutation of pixels, a rotation.
+        device: where tasks are wanted, if not where ``images`` lie.
     """
 
     def __init__(
@@ -195,7 +198,9 @@ class ImageTasks(TaskSource):
         crop: int = 0,
         flip: bool = False,
         view: View | None = None,
+        device: torch.device | None = None,
     ) -> None:
+        self.device = device or images.device
         self.key, self.images, self.shape, self.turn = key, images, shape, turn
         self.crop, self.flip, self.view = crop, flip, view
         self.start, self.size = classes.start.to(images.device), classes.size.to(images.device)
@@ -215,22 +220,29 @@ class ImageTasks(TaskSource):
         change = None
         if self.crop or self.flip:
             change = bits(derive(self.key, "augmentation"), ids, index[0].numel()).view_as(index)
-        labels = torch.arange(ways, device=ids.device).unsqueeze(-1)
+        labels = torch.arange(ways, device=self.device).unsqueeze(-1)
         support, query = (
             Examples(self._pixels(index, change, part), labels.expand(*index.shape[:2], width).flatten(1), ways)
             for part, width in ((slice(None, shots), shots), (slice(shots, None), per_class - shots))
         )
-        return Episodes(support, query, {"classes": chosen})
+        return Episodes(support, query, {"classes": chosen.to(self.device)})
 
     def _pixels(self, index: Tensor, change: Tensor | None, part: slice) -> Tensor:
         """(T, ways, n) → those of ``part`` (T, ways · n', C, H, W) float32 in [0, 1]."""
         pixels = self.images.index_select(0, index[..., part].flatten())
         if change is not None:
             pixels = augment(pixels, change[..., part].flatten(), self.crop, flip=self.flip)
-        scaled = pixels * (1 / 255)
+        scaled = pixels.to(self.device) * (1 / 255)
         if self.view is not None:
             scaled = self.view(scaled)
-        return scaled.view(len(index), -1, *self.images.shape[1:])
+        return scaled.view(len(index), -1, *scaled.shape[1:])
+
+
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the images may lie on the device whole, with half of what is free there left for training."""
+    if device.type != "cuda":
+        return True
+    return images.numel() * 2 < torch.cuda.mem_get_info(device)[0]
 
 
 def augment(images: Tensor, draws: Tensor, crop: int, *, flip: bool) -> Tensor:

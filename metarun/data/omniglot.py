@@ -78,7 +78,7 @@ class Omniglot(ImageData):
         decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", lambda: decode(root, resize))
         names = [str(name) for name in decoded["characters"]]
         characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
-        blocks = (alphabets(names), "alphabets") if stage_by == "alphabet" else (None, "characters")
+        blocks = (alphabets(names), "alphabets") if stage_by == "alphabet" else (None, "group")
         super().__init__(
             "omniglot",
             seed,

@@ -1,0 +1,100 @@
+"""Whole data sets one after another as stages (as in Bayesian online meta-learning, Yap, Ritter and Barber, ICML 2021)."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.nn import functional as F
+
+from metarun.build import build
+from metarun.config import CONFIGS, ConfigError, nearest, require
+from metarun.data.images import ImageData
+from metarun.data.source import Data, Stage, task_shapes
+from metarun.episodes import TaskSpec
+
+
+class Sequence(Data):
+    """Image data sets in a row, each a stage (or several), brought to one size, number of channels, ways and shots.
+
+    Args:
+        seed: of the tasks.
+        of: the data sets, by the names that `data=` knows.
+        options: keys of a data set's own, by its name: `data.options.omniglot.rotations=none`.
+        root: of all of them; null: `METARUN_DATA`, else the user's data folder.
+        size: side of an image, in pixels; other images are scaled, bilinear.
+        channels: 3, grey images in three equal ones; or 1, the mean of the colours.
+        ways, shots, queries: classes of a test task, support examples and queries of each.
+        train_ways, train_shots, train_queries: the same in training; null: as in the test.
+
+    Raises:
+        ConfigError: a name that is no data set of images.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        of: tuple[str, ...],
+        options: dict[str, dict[str, Any]] | None = None,
+        root: str | None = None,
+        size: int = 28,
+        channels: int = 3,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        train_ways: int | None = None,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+    ) -> None:
+        require(bool(of), "of", list(of), "names of data sets")
+        require(size > 0, "size", size, "1 or more pixels")
+        require(channels in (1, 3), "channels", channels, "3 or 1")
+        self.train, self.test = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
+        self.spec = TaskSpec("classification", (channels, size, size), ways, train_ways or ways, "sequence")
+        shape: dict[str, int | None] = {"ways": ways, "shots": shots, "queries": queries}
+        shape |= {
+            f"train_{key}": value for key, value in (("ways", train_ways), ("shots", train_shots), ("queries", train_queries))
+        }
+        options = options or {}
+        for name in options:
+            if name not in of:
+                raise ConfigError(f"data.options.{name}: not among data.of{nearest(name, of)}")
+        shipped = {path.stem for path in (CONFIGS / "data").glob("*.yaml")} - {"sequence"}
+        self.sets: list[ImageData] = []
+        for name in of:
+            if name not in shipped:
+                raise ConfigError(f"data.of={name}: no such data set{nearest(name, shipped)}")
+            keys: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / f"{name}.yaml"))
+            keys.pop("defaults", None)
+            own = {"root": root} if "root" in keys else {}
+            made = build({**keys, **own, **shape, **options.get(name, {})}, seed, key=f"data.options.{name}")
+            if not isinstance(made, ImageData):
+                raise ConfigError(f"data.of={name}: expected a data set of images")
+            self.sets.append(made)
+        self.size, self.channels = size, channels
+
+    def stages(self, device: torch.device) -> list[Stage]:
+        made = []
+        for data in self.sets:
+            bring = partial(to_shape, channels=self.channels, size=self.size)
+            own = data.views
+            data.views = {name: partial(_then, own.get(name), bring) for name in data.parts}
+            made += data.stages(device)
+            data.views = own
+        return made
+
+
+def to_shape(images: Tensor, channels: int, size: int) -> Tensor:
+    """(n, C, H, W) → (n, channels, size, size)."""
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    if channels == images.shape[1]:
+        return images
+    return images.mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1).contiguous()
+
+
+def _then(first: Any, second: Any, images: Tensor) -> Tensor:
+    result: Tensor = second(first(images) if first else images)
+    return result

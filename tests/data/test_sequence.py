@@ -1,0 +1,75 @@
+"""Whole data sets as stages, at one size and number of channels."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from metarun.config import ConfigError
+from metarun.data import mnist
+from metarun.data.sequence import Sequence, to_shape
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A small MNIST, which is quick to make, and a cache of its own."""
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(mnist, "VALIDATION", 100)
+    monkeypatch.setattr(mnist, "FILES", dict.fromkeys(mnist.FILES, ("", 400)))
+    (tmp_path / "mnist").mkdir()
+    for name in mnist.FILES:
+        image = "images" in name
+        header = struct.pack(">IIII", 2051, 400, 28, 28) if image else struct.pack(">II", 2049, 400)
+        labels = np.tile(np.arange(10, dtype=np.uint8), 40)
+        pixels = np.repeat(labels * 20, 784) if image else labels
+        (tmp_path / "mnist" / name).write_bytes(gzip.compress(header + pixels.tobytes()))
+    return str(tmp_path)
+
+
+def test_images_are_brought_to_one_shape():
+    grey = torch.rand(2, 1, 28, 28)
+    assert torch.equal(to_shape(grey, 1, 28), grey)
+    colour = to_shape(grey, 3, 32)
+    assert colour.shape == (2, 3, 32, 32)
+    assert torch.equal(colour[:, 0], colour[:, 2])
+    back = to_shape(torch.rand(2, 3, 32, 32), 1, 16)
+    assert back.shape == (2, 1, 16, 16)
+    torch.testing.assert_close(to_shape(torch.full((1, 3, 84, 84), 0.3), 1, 28), torch.full((1, 1, 28, 28), 0.3))
+
+
+def test_stages_follow_one_another(root):
+    data = Sequence(0, of=("mnist", "mnist"), root=root, size=20, channels=3, ways=3, queries=4)
+    stages = data.stages(CPU)
+    assert [stage.name for stage in stages] == ["mnist", "mnist"]
+    tasks = stages[0].train.sample(torch.arange(2))
+    assert tasks.support.x.shape == (2, 3, 3, 20, 20)
+    assert tasks.query.x.shape == (2, 12, 3, 20, 20)
+    assert data.spec.input_shape == (3, 20, 20)
+    again = data.stages(CPU)[0].train.sample(torch.arange(2))
+    assert torch.equal(again.query.x, tasks.query.x)
+
+
+def test_options_of_a_data_sets_own(root):
+    options = {"mnist": {"stages": 2, "stage_by": "permutation"}}
+    stages = Sequence(0, of=("mnist",), options=options, root=root, ways=3, queries=4).stages(CPU)
+    assert [stage.name for stage in stages] == ["permutation 1", "permutation 2"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"of": ("omniglott",)}, r"data\.of=omniglott: no such data set; did you mean omniglot\?"),
+        ({"of": ("sine",)}, "data.options.sine.ways: no such key"),
+        ({"of": ()}, r"of=\[\]: expected names of data sets"),
+        ({"options": {"cifarfs": {}}}, r"data\.options\.cifarfs: not among data\.of"),
+        ({"options": {"mnist": {"colour": 1}}}, r"data\.options\.mnist\.colour: no such key"),
+        ({"channels": 2}, "channels=2"),
+    ],
+)
+def test_mistakes_are_named(root, keys, message):
+    with pytest.raises(ConfigError, match=message):
+        Sequence(0, **{"of": ("mnist",), "root": root, "queries": 4, **keys})
