@@ -69,6 +69,8 @@ class ImageData(Data):
         rotations: see `Rotations`.
         crop, flip: augmentation of training images, see `ImageTasks`.
         views: what a stage does to its images, by the stage's name, see `ImageTasks`; None: nothing.
+        test_groups: sizes of the runs of test classes from which the classes of one test task come together, upright; None:
+            any classes of the split.
 
     Raises:
         RangeError: a split cannot fill its tasks.
@@ -88,11 +90,14 @@ class ImageData(Data):
         crop: int = 0,
         flip: bool = False,
         views: Mapping[str, View] | None = None,
+        test_groups: Sequence[int] | None = None,
     ) -> None:
         if train.ways is None or test.ways is None:
             raise ValueError("tasks of images are classification: they have ways")
         require(crop >= 0, "crop", crop, "0 or more pixels")
-        self.crop, self.flip, self.views = crop, flip, views or {}
+        if test_groups is not None and test.ways > min(test_groups):
+            raise RangeError("data.ways", test.ways, f"at most the {min(test_groups)} classes of the smallest group of the test")
+        self.crop, self.flip, self.views, self.test_groups = crop, flip, views or {}, test_groups
         self.name, self.seed, self.images, self.train, self.test, self.rotations = name, seed, images, train, test, rotations
         self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name)
         self.parts = {
@@ -119,7 +124,8 @@ class ImageData(Data):
         def source(number: int, split: Split, classes: Classes, view: View | None) -> ImageTasks:
             key = derive(self.seed, "tasks", split, number)
             changes = (self.crop, self.flip) if split == "train" else (0, False)
-            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view, device)
+            groups = None if split != "test" or self.test_groups is None else Classes.of_sizes(self.test_groups)
+            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view, device, groups)
 
         return [
             Stage(name, *(source(number, split, of[split], self.views.get(name)) for split in ("train", "val", "test")))
@@ -131,7 +137,8 @@ class ImageData(Data):
 
     def _with_turns(self, split: Split, classes: Classes) -> Classes:
         """Classes four times over where their turns are classes of their own."""
-        if self.rotations != "classes" and not (self.rotations == "train_classes" and split == "train"):
+        upright = split == "test" and self.test_groups is not None
+        if upright or (self.rotations != "classes" and not (self.rotations == "train_classes" and split == "train")):
             return classes
         return Classes(torch.cat([classes.start + k * len(self.images) for k in range(4)]), classes.size.repeat(4))
 
@@ -186,6 +193,7 @@ class ImageTasks(TaskSource):
         flip: mirror each image or not, left to right.
         view: applied to the images (n, C, H, W) float32 in [0, 1] of every task: a permutation of pixels, a rotation.
         device: where tasks are wanted, if not where ``images`` lie.
+        groups: runs of ``classes``, of one of which, at random, a task takes all its classes.
     """
 
     def __init__(
@@ -199,8 +207,10 @@ class ImageTasks(TaskSource):
         flip: bool = False,
         view: View | None = None,
         device: torch.device | None = None,
+        groups: Classes | None = None,
     ) -> None:
         self.device = device or images.device
+        self.groups = groups and Classes(groups.start.to(images.device), groups.size.to(images.device))
         self.key, self.images, self.shape, self.turn = key, images, shape, turn
         self.crop, self.flip, self.view = crop, flip, view
         self.start, self.size = classes.start.to(images.device), classes.size.to(images.device)
@@ -212,7 +222,11 @@ class ImageTasks(TaskSource):
         ways, shots, per_class = self.ways, self.shape.shots, self.shape.shots + self.shape.queries
         ids = ids.to(self.images.device)
         draws = bits(self.key, ids, ways * (2 + per_class))
-        chosen = choose(draws[:, :ways], len(self.start))
+        if self.groups is None:
+            chosen = choose(draws[:, :ways], len(self.start))
+        else:
+            group = (bits(derive(self.key, "group"), ids, 1)[:, 0] * len(self.groups)) >> 31
+            chosen = self.groups.start[group].unsqueeze(1) + choose(draws[:, :ways], self.groups.size[group])
         within = choose(draws[:, 2 * ways :].view(-1, ways, per_class), self.size[chosen])
         index = self.start[chosen].unsqueeze(-1) + within
         if self.turn is not None:

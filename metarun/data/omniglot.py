@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from metarun.config import ConfigError
+from metarun.config import ConfigError, require
 from metarun.data import archives
 from metarun.data.images import Classes, ImageData, Numbers, Rotations, stage_splits
 from metarun.data.source import Split, task_shapes
@@ -48,6 +48,8 @@ class Omniglot(ImageData):
         split_seed: of the "maml" split.
         resize: "nearest" (binary images, as the releases of MAML, Reptile and ProtoNet train on) or "antialias" (Lanczos grey,
             as torchvision's loaders give).
+        test_split: a test task takes its characters from all alphabets together, or, upright, from one ("within_alphabet", as
+            Lake et al.'s own test does).
         rotations: quarter turns as further classes in every split ("classes", as ProtoNet) or in training only
             ("train_classes", as Reptile), drawn for each class of each task ("task", as MAML), or "none".
         ways, shots, queries: classes of a test task, support examples and queries of each.
@@ -65,6 +67,7 @@ class Omniglot(ImageData):
         split: Literal["vinyals", "maml"] = "vinyals",
         split_seed: int = 1,
         resize: Literal["nearest", "antialias"] = "nearest",
+        test_split: Literal["any_alphabets", "within_alphabet"] = "any_alphabets",
         rotations: Rotations = "classes",
         ways: int = 5,
         shots: int = 1,
@@ -78,6 +81,12 @@ class Omniglot(ImageData):
         decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", lambda: decode(root, resize))
         names = [str(name) for name in decoded["characters"]]
         characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
+        groups = None
+        if test_split == "within_alphabet":
+            require(stages is None, "test_split", test_split, "any_alphabets where there are stages")
+            runs = [run for run in (np.intersect1d(one, characters["test"]) for one in alphabets(names)) if len(run) >= ways]
+            require(bool(runs), "ways", ways, "at most the test characters of one alphabet")
+            characters["test"], groups = np.concatenate(runs), [len(run) for run in runs]
         blocks = (alphabets(names), "alphabets") if stage_by == "alphabet" else (None, "group")
         super().__init__(
             "omniglot",
@@ -87,6 +96,7 @@ class Omniglot(ImageData):
             {"omniglot": characters} if stages is None else stage_splits(len(names), stages, seed, *blocks),
             *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries),
             rotations=rotations,
+            test_groups=groups,
         )
 
 

@@ -205,6 +205,19 @@ def test_rotations(real, rotations, train, test):
     assert turns == ({0} if rotations == "none" else {0, 1, 2, 3})
 
 
+def test_a_test_task_may_stay_within_an_alphabet(real):
+    data = real(test_split="within_alphabet", ways=5)
+    source = data.stages(CPU)[0].test
+    alphabet = np.repeat(np.arange(len(data.test_groups)), data.test_groups)
+    chosen = alphabet[source.sample(torch.arange(300)).context["classes"].numpy()]
+    assert (chosen == chosen[:, :1]).all()
+    assert set(chosen[:, 0]) == set(range(len(data.test_groups)))
+    assert len(data.splits["train"]) == 4112
+    assert len(data.splits["test"]) == sum(data.test_groups) <= 423
+    with pytest.raises(ConfigError, match="ways=60: expected at most the test characters of one alphabet"):
+        real(test_split="within_alphabet", ways=60)
+
+
 def test_stages_are_groups_of_alphabets(real):
     data = real(stages=5, rotations="none")
     assert list(data.parts) == [f"alphabets {i}-{i + 9}" for i in (1, 11, 21, 31, 41)]
