@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
-from metarun.build import build, check_kind
+from metarun.build import build, check_kind, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.config import ConfigError
@@ -93,7 +93,7 @@ def build_parts(config: DictConfig) -> Parts:
     trainer: Trainer = build(config.trainer, seed, key="trainer")
     device = choose_device(trainer.device)
     method: ContinualMethod = build(config.cl, key="cl")
-    data: Data = build(config.data, seed, key="data")
+    data: Data = build(with_stages(config.data, method), seed, key="data")
     torch.manual_seed(derive(seed, "initialisation"))
     check_kind("data", data, Data)
     algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
@@ -103,6 +103,15 @@ def build_parts(config: DictConfig) -> Parts:
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages)
+
+
+def with_stages(node: DictConfig, method: ContinualMethod) -> DictConfig:
+    """The data's configuration, with its default stages where a continual-learning method would otherwise have one."""
+    if type(method) is ContinualMethod or "stages" not in node or node.stages is not None:
+        return node
+    stages = locate(node._target_, "data._target_").default_stages
+    log.info("data.stages=%d: a continual-learning method needs stages, and these are the data's default", stages)
+    return OmegaConf.merge(node, {"stages": stages})  # type: ignore[return-value]
 
 
 def make_network(node: DictConfig, data: Data, outputs: int | None) -> Network:

@@ -156,3 +156,44 @@ def test_another_config_folder(metarun):
 
 def test_progress_is_silent_where_stderr_is_no_terminal(metarun):
     assert metarun(*SHORT).stderr == ""
+
+
+def test_a_continual_method_gets_the_datas_default_stages(metarun):
+    (metarun.folder / "conf/cl").mkdir(parents=True)
+    (metarun.folder / "conf/cl/counting.yaml").write_text("# Counts stages\n_target_: counting.Counting\n")
+    (metarun.folder / "counting.py").write_text(
+        "from metarun.cl.method import ContinualMethod\n"
+        "class Counting(ContinualMethod):\n"
+        "    ended = 0\n"
+        "    def on_stage_end(self, algorithm, stage):\n"
+        "        self.ended += 1\n"
+        "        print(f'ended {self.ended}: {stage.name}')\n"
+    )
+    out = metarun("cl=counting", *SHORT).stdout
+    assert "data.stages=4: a continual-learning method needs stages" in out
+    assert "ended 4: phase 2.36-3.14" in out
+    assert [path.parent.name for path in run_folders(metarun.folder)] == ["maml-sine-counting"]
+    assert "ended 2" in metarun("cl=counting", "data.stages=2", *SHORT).stdout
+
+
+DAMAGED = {
+    "omniglot": ("omniglot/images_background.zip", b"<html>quota exceeded</html>", "not a readable zip archive"),
+    "cifarfs": ("cifar100/cifar-100-binary.tar.gz", b"\x1f\x8b\x08\x00", "not a readable tar.gz archive"),
+    "fc100": ("cifar100/cifar-100-binary.tar.gz", b"", "not a readable tar.gz archive"),
+    "mnist": ("mnist/train-images-idx3-ubyte.gz", b"\x1f\x8b\x08\x00half", "not a readable gzip file"),
+    "miniimagenet": ("miniimagenet/mini-imagenet-cache-train.pkl", b"cposix\nsystem\n(S'true'\ntR.", "it asks for posix.system"),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_damaged_data_is_one_line_and_nothing_is_lost(metarun, data):
+    name, content, message = DAMAGED[data]
+    path = metarun.folder / "data" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    metarun.environment["METARUN_CACHE"] = str(metarun.folder / "cache")
+    done = metarun("algo=protonet", f"data={data}", "data.root=data", *SHORT, status=2)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+    assert path.read_bytes() == content
+    assert not list((metarun.folder / "cache").rglob("*.np?"))

@@ -50,6 +50,8 @@ class MNIST(ImageData):
             degrees ("rotation").
     """
 
+    default_stages = 5
+
     def __init__(
         self,
         seed: int,

@@ -59,6 +59,8 @@ class Omniglot(ImageData):
         stage_by: stages are groups of alphabets in the archives' order ("alphabet"), or of characters at random.
     """
 
+    default_stages = 5
+
     def __init__(
         self,
         seed: int,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,8 +46,10 @@ class Data(ABC):
     Attributes:
         spec: what a learner must know of the tasks.
         train, test: shapes of a training task and of a validation or test task.
+        default_stages: stages that a continual-learning method is given where the configuration says none.
     """
 
+    default_stages: ClassVar[int] = 4
     spec: TaskSpec
     train: TaskShape
     test: TaskShape

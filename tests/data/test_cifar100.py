@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from metarun.config import ConfigError
+from metarun.build import build
+from metarun.config import CONFIGS, ConfigError
 from metarun.data import archives, cifar100
 from metarun.data.cifarfs import CIFARFS
 from metarun.data.fc100 import FC100
@@ -167,3 +169,18 @@ def test_the_full_set(tmp_path, monkeypatch):
     train, test = pixels[:, :500].double() / 255, pixels[:, 500:].double() / 255
     torch.testing.assert_close(train.mean((0, 1, 3)), torch.tensor([0.5070752, 0.4865489, 0.4409178]).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(test.mean((0, 1, 3)), torch.tensor([0.5087964, 0.4873930, 0.4419422]).double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("algo", ["maml", "fomaml", "protonet"])
+def test_every_algorithm_trains_a_residual_network(small, algo):
+    data = CIFARFS(0, root=small, ways=3, queries=2)
+    network = {"_target_": "metarun.model.resnet12.ResNet12", "widths": [4, 4, 4, 4]}
+    config = OmegaConf.create({"seed": 0, "model": network, "algo": OmegaConf.load(CONFIGS / "algo" / "protonet.yaml")})
+    if algo != "protonet":
+        config.algo = {"_target_": "metarun.algo.maml.MAML", "inner_lr": 0.1, "first_order": algo == "fomaml"}
+    learner = build(
+        config.algo, data.spec, lambda outputs: build(config.model, data.spec.input_shape, outputs, key="model"), key="algo"
+    )
+    losses = learner.backward(data.stages(CPU)[0].train.sample(torch.arange(2)))
+    assert losses.shape == (2,)
+    assert all(weight.grad is not None and bool(weight.grad.isfinite().all()) for weight in learner.parameters())
