@@ -47,7 +47,7 @@ def mosaic(task: Episodes) -> NDArray[np.float64]:
         parts.append(np.concatenate(rows, axis=1))
     gap = np.full((*parts[0].shape[:2], max(1, x.shape[-1] // 4)), 0.5)
     joined: NDArray[np.float64] = np.concatenate([parts[0], gap, parts[1]], axis=2)
-    return joined.transpose(1, 2, 0)
+    return joined.clip(0, 1).transpose(1, 2, 0)
 
 
 def points(task: Episodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -64,15 +64,16 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else platformdirs.user_cache_path("metarun")
 
 
-def cached(name: str, make: Callable[[], dict[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
-    """The arrays that ``make`` returns, made once and then read from the cache file ``name``.npz.
+def cached(name: str, keys: set[str], make: Callable[[], dict[str, NDArray[np.generic]]]) -> dict[str, NDArray[np.generic]]:
+    """The arrays ``keys`` that ``make`` returns, made once and then read from the cache file ``name``.npz.
 
     ``name`` must say everything that the arrays depend on, the version of the decoding too. A file that does not carry its own
-    checksum is made anew. It is written beside and renamed, so any number of processes may do this at once.
+    checksum, or that has other arrays, is made anew. It is written beside and renamed, so any number of processes may do this
+    at once.
     """
     path = cache_folder() / f"{name}.npz"
     arrays = _read(path)
-    if arrays is not None:
+    if arrays is not None and set(arrays) == keys:
         return arrays
     arrays = make()
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

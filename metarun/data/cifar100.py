@@ -55,7 +55,9 @@ class CIFAR100:
 def load(root: str | None) -> CIFAR100:
     """The data set, found or downloaded, decoded or from the cache."""
     decoded = archives.cached(
-        f"cifar100-{DECODING}", lambda: decode(archives.find(root, "cifar100", ARCHIVE, URL, MD5), dict(MEMBERS))
+        f"cifar100-{DECODING}",
+        {"images", "names", "superclass"},
+        lambda: decode(archives.find(root, "cifar100", ARCHIVE, URL, MD5), dict(MEMBERS)),
     )
     superclass = decoded["superclass"].astype(np.int64)
     return CIFAR100(torch.from_numpy(decoded["images"]), [str(name) for name in decoded["names"]], superclass)

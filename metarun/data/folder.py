@@ -74,7 +74,7 @@ class Folder(ImageData):
         parts = listed_split(Path(lists).expanduser(), files) if lists else random_split(sorted(files), split, split_seed)
         for which, members in parts.items():
             _check_sizes(root, files, members, train if which == "train" else test)
-        decoded = archives.cached(_cache_name(files, size, channels), lambda: decode(files, size, channels))
+        decoded = archives.cached(_cache_name(files, size, channels), {"images"}, lambda: decode(files, size, channels))
         names = sorted(files)
         numbers = {which: np.array([names.index(member) for member in members]) for which, members in parts.items()}
         super().__init__(

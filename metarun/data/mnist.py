@@ -68,7 +68,7 @@ class MNIST(ImageData):
     ) -> None:
         require(stages is None or stages > 0, "stages", stages, "1 or more, or null")
         require(stages is None or stage_by != "digit" or stages <= DIGITS, "stages", stages, f"1 to {DIGITS}, or null")
-        decoded = archives.cached(f"mnist-{DECODING}", lambda: decode(root))
+        decoded = archives.cached(f"mnist-{DECODING}", {"images", "sizes"}, lambda: decode(root))
         digits = np.array_split(np.arange(DIGITS), stages or 1) if stage_by == "digit" else [np.arange(DIGITS)] * (stages or 1)
         parts: dict[str, dict[Split, Numbers]] = {}
         views: dict[str, View] = {}

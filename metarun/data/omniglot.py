@@ -80,7 +80,7 @@ class Omniglot(ImageData):
         stages: int | None = None,
         stage_by: Literal["alphabet", "random"] = "alphabet",
     ) -> None:
-        decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", lambda: decode(root, resize))
+        decoded = archives.cached(f"omniglot-{SIDE}-{resize}-{DECODING}", {"images", "characters"}, lambda: decode(root, resize))
         names = [str(name) for name in decoded["characters"]]
         characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
         groups = None

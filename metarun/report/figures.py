@@ -94,6 +94,7 @@ def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     values = np.array(R, dtype=np.float64)
     figure, (ax,) = _figure(1, 1, width=1.8 + 0.9 * len(stages), height=1.5 + 0.6 * len(values))
     image = ax.imshow(values, cmap="viridis" if metric == "accuracy" else "viridis_r", aspect="auto")
+    ax.grid(visible=False)
     low, high = np.nanmin(values), np.nanmax(values)
     for (i, j), value in np.ndenumerate(values):
         dark = (value - low) / max(high - low, 1e-12) < 0.5

@@ -119,7 +119,7 @@ def test_a_damaged_cache_is_made_again_and_a_good_one_is_kept(cache):
         return {"images": np.arange(12, dtype=np.uint8).reshape(3, 4)}
 
     for _ in range(2):
-        assert np.array_equal(archives.cached("set", make)["images"], make()["images"])
+        assert np.array_equal(archives.cached("set", {"images"}, make)["images"], make()["images"])
     assert len(calls) == 3  # one by the cache, two by this test
     path = cache / "set.npz"
     content = bytearray(path.read_bytes())
@@ -127,19 +127,20 @@ def test_a_damaged_cache_is_made_again_and_a_good_one_is_kept(cache):
     for spoiled in (bytes(content[:100]), bytes(content), b""):
         path.write_bytes(spoiled)
         calls.clear()
-        assert np.array_equal(archives.cached("set", make)["images"], np.arange(12).reshape(3, 4))
+        assert np.array_equal(archives.cached("set", {"images"}, make)["images"], np.arange(12).reshape(3, 4))
         assert len(calls) == 1
     assert [p.name for p in cache.iterdir()] == ["set.npz"]
+    assert archives.cached("set", {"images", "names"}, lambda: {**make(), "names": np.array(["a"])})["names"][0] == "a"
 
 
 def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "file" / "cache"))
-    assert archives.cached("set", lambda: {"x": np.ones(2)})["x"].sum() == 2
+    assert archives.cached("set", {"x"}, lambda: {"x": np.ones(2)})["x"].sum() == 2
 
 
 def _fill(_: int) -> int:
-    return int(archives.cached("set", lambda: {"x": np.arange(100000)})["x"].sum())
+    return int(archives.cached("set", {"x"}, lambda: {"x": np.arange(100000)})["x"].sum())
 
 
 def test_two_processes_may_fill_the_cache_at_once(cache):
