@@ -81,6 +81,8 @@ def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | Non
         return str(error), 1
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
         return explain(error, arguments), 2
+    if isinstance(error, OSError) and error.filename:  # a folder that is not there, a disk that is full
+        return f"{error.filename}: {error.strerror}", 2
     return None
 
 
@@ -272,8 +274,8 @@ def explain(error: BaseException, arguments: list[str]) -> str:
     if match := re.search(r"You must specify '([^']+)'", text):
         return f"{match[1]}: missing; choose from {', '.join(choices_of(match[1], arguments))}"
     if isinstance(error, OverrideParseException) or not isinstance(error, HydraException | OmegaConfBaseException):
-        bad = getattr(error, "override", None) or next((a for a in arguments if a[:1] == "="), text)
-        return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE"
+        bad = getattr(error, "override", None) or next((a for a in arguments if a[:1] == "="), None)
+        return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE" if bad else one_line(text)
     return one_line(text)
 
 

@@ -62,6 +62,8 @@ def test_version(metarun):
         (["=3"], "=3: not an override"),
         (["algo=[maml"], "algo=[maml: not an override"),
         (["maml"], "maml: not an override"),
+        (["algo=null"], "Config group override must be a string"),
+        (["hydra.run.dir=/proc/none"], "/proc/none: No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(metarun, arguments, line):
