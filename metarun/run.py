@@ -26,10 +26,10 @@ from metarun.report import figures
 from metarun.rng import derive
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
-from metarun.trainer.evaluation import summary
+from metarun.trainer.evaluation import summary, work_of
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.machine import Interrupted, choose_device, keep_freed_memory, set_threads
-from metarun.trainer.trainer import Diverged, Outcome, Trainer, metric_name, work_of
+from metarun.trainer.trainer import Diverged, Outcome, Trainer, metric_name
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from metarun.config import ConfigError
-from metarun.model.norm import EPS, Norm, Statistics
+from metarun.model.norm import Norm, Statistics
 
 Weights = dict[str, Tensor]
 """Parameters by name: of the parameters' own shapes, or all with a leading task axis."""
@@ -126,7 +126,7 @@ class _TaskBatchNorm(nn.Module):
 
     def __init__(self, layer: str, of: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.eps = layer, of.eps
         self.weight, self.bias = of.weight, of.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class _TaskBatchNorm(nn.Module):
                 norm.seen[self.layer] = mean, kept
         else:
             mean, var = norm.given[self.layer]
-        x = (x - mean.view(shape)) * torch.rsqrt(var + EPS).view(shape)
+        x = (x - mean.view(shape)) * torch.rsqrt(var + self.eps).view(shape)
         if self.weight is not None:
             x = x * self.weight.view(shape) + self.bias.view(shape)
         return x

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 from metarun.algo.algorithm import Algorithm, task_scores
 from metarun.data.source import TaskSource
@@ -73,6 +74,17 @@ def _each_state(algorithm: Algorithm, ensemble: list[Weights] | None) -> Iterato
         algorithm.load_state_dict(state)
         yield
     algorithm.load_state_dict(own)
+
+
+def work_of(algorithm: Algorithm, one: Episodes) -> int:
+    """Floating-point operations of the network's one pass over a task's support and queries: counted, not timed, so that the
+    same run always finds the same.
+    """
+    network = algorithm.network
+    with testing(algorithm), FlopCounterMode(display=False) as counter:
+        for part in (one.support, one.query):
+            network(network.weights(), part.x)
+    return int(counter.get_total_flops())
 
 
 def _chunk(algorithm: Algorithm, one: Episodes) -> int:

@@ -11,8 +11,8 @@ import torch
 
 from metarun.config import RangeError
 
-ONE_THREAD_BELOW = 20_000_000
-"""Weights × examples of an update below which a second thread costs more than it gives (measured, docs/results.md)."""
+ONE_THREAD_BELOW = 10_000_000
+"""Operations of the network's pass over an update's tasks below which a second thread gains too little (docs/results.md)."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_threads(threads: int | None, work: int) -> int:
-    """Use ``threads``, or as many as suit ``work`` (weights × examples of an update) → the number in use."""
+    """Use ``threads``, or as many as suit ``work`` (operations of one pass over an update's tasks) → the number in use."""
     if threads is None:
         threads = 1 if work < ONE_THREAD_BELOW else len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     torch.set_num_threads(threads or 1)

@@ -419,9 +419,3 @@ def _number(value: float | None) -> float:
 def _can_fuse(optimizer: dict[str, Any]) -> bool:
     """Whether this is one of torch's optimizers that has a fused form, which is the faster one."""
     return optimizer.get("_target_") in {"torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"}
-
-
-def work_of(algorithm: Algorithm, episodes: Episodes) -> int:
-    """Weights × examples of an update of these tasks: a coarse measure of its arithmetic."""
-    examples = episodes.support.x.shape[:2].numel() + episodes.query.x.shape[:2].numel()
-    return examples * sum(w.numel() for w in algorithm.parameters())

@@ -58,6 +58,11 @@ def test_the_learner_is_left_as_it_was():
     assert all(w.grad is None for w in algorithm.parameters())
 
 
+def test_work_is_counted():
+    algorithm = learner()  # 1-7-6-1
+    assert evaluation.work_of(algorithm, SOURCE.sample(torch.arange(1))) == 20 * 2 * (7 + 7 * 6 + 6)
+
+
 def test_an_ensemble_averages_predictions():
     algorithm = learner()
     states = [{name: value + shift for name, value in algorithm.state_dict().items()} for shift in (0.0, 0.2)]
