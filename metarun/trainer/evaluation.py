@@ -77,8 +77,9 @@ def _each_state(algorithm: Algorithm, ensemble: list[Weights] | None) -> Iterato
 
 
 def work_of(algorithm: Algorithm, one: Episodes) -> int:
-    """Floating-point operations of the network's one pass over a task's support and queries: counted, not timed, so that the
-    same run always finds the same.
+    """Floating-point operations of the network's pass over a task's support and queries.
+
+    Counted and not timed, so that the same run always finds the same.
     """
     network = algorithm.network
     with testing(algorithm), FlopCounterMode(display=False) as counter:
