@@ -24,6 +24,9 @@ class CIFARFS(ImageData):
         stage_by: stages are groups of superclasses ("superclass"), or of classes at random.
     """
 
+    lists = "cifarfs"
+    """The shipped split lists, and the name of the data."""
+
     def __init__(
         self,
         seed: int,
@@ -45,11 +48,11 @@ class CIFARFS(ImageData):
         whole = cifar100.load(root)
         blocks = (whole.superclasses(), "superclasses") if stage_by == "superclass" else (None, "group")
         super().__init__(
-            "cifarfs",
+            self.lists,
             seed,
             whole.images,
             Classes.of_sizes([len(whole.images) // len(whole.names)] * len(whole.names)),
-            {"cifarfs": whole.split("cifarfs")} if stages is None else stage_splits(len(whole.names), stages, seed, *blocks),
+            {self.lists: whole.split(self.lists)} if stages is None else stage_splits(len(whole.names), stages, seed, *blocks),
             *shapes,
             rotations=rotations,
             crop=crop,
