@@ -59,6 +59,8 @@ class TaskSpec:
         outputs: classes of a test task, or target dimensions.
         train_outputs: classes of a training task where they differ (ProtoNet's 60), else the same.
         name: of the data, for messages.
+        train_classes: classes that training tasks of all stages draw theirs from; a task's `context["classes"]` numbers them.
+        parameters: names under which `context` tells a task's true parameters, where it has some.
     """
 
     kind: Kind
@@ -66,3 +68,5 @@ class TaskSpec:
     outputs: int
     train_outputs: int
     name: str
+    train_classes: int | None = None
+    parameters: tuple[str, ...] = ()

@@ -114,9 +114,9 @@ def with_stages(node: DictConfig, method: ContinualMethod) -> DictConfig:
     return OmegaConf.merge(node, {"stages": stages})  # type: ignore[return-value]
 
 
-def make_network(node: DictConfig, data: Data, outputs: int | None) -> Network:
-    """The configured network for the data's inputs; ``outputs`` None: an embedding without a head."""
-    return as_network(build(node, data.spec.input_shape, outputs, key="model"))
+def make_network(node: DictConfig, data: Data, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
+    """The configured network for the data's inputs (or others); ``outputs`` None: an embedding without a head."""
+    return as_network(build(node, input_shape or data.spec.input_shape, outputs, key="model"))
 
 
 def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
@@ -141,9 +141,12 @@ def describe_run(parts: Parts, choices: Mapping[str, str], folder: RunFolder) ->
     weights = sum(w.numel() for w in parts.algorithm.parameters())
     where = str(parts.device) if parts.device.type != "cpu" else f"cpu, {parts.threads} thread{'s' * (parts.threads > 1)}"
     stages = f" in {len(parts.stages)} stages" if len(parts.stages) > 1 else ""
+    updates = f"{parts.trainer.iterations * len(parts.stages):,} updates of {parts.trainer.tasks} tasks"
+    if not parts.algorithm.trains:
+        updates = "nothing to train"
     return (
         f"{choices['algo']} on {choices['data']}{stages}: {choices['model']} with {weights:,} weights,"
-        f" {parts.trainer.iterations * len(parts.stages):,} updates of {parts.trainer.tasks} tasks, {where}; {folder.path}"
+        f" {updates}, {where}; {folder.path}"
     )
 
 
@@ -162,7 +165,7 @@ def describe_results(config: DictConfig, choices: Mapping[str, str], parts: Part
             "ways": data.test.ways,
             "shots": data.test.shots,
             "queries": data.test.queries,
-            "batch_norm": algorithm.batch_norm if algorithm.network.channels else None,
+            "batch_norm": algorithm.batch_norm if algorithm.network.statistics.channels else None,
             "n_test_tasks": parts.trainer.test_tasks,
             "train": {
                 "ways": data.train.ways,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.config import ConfigError
+from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, Kind, TaskSpec
 from metarun.model.network import Network
-from metarun.model.norm import Norm, Statistics
+from metarun.model.norm import Norm, RunningStatistics, Statistics
 
 BatchNormMode = Literal["transductive", "support", "running"]
 """Whose statistics normalise a query: the query batch's own, the support set's, or running ones kept in training."""
@@ -24,24 +24,28 @@ class Algorithm(nn.Module, ABC):
     Attributes:
         kinds: the kinds of task it can learn.
         steps: inner steps that a test takes; None where the learner does not adapt by steps.
-        task_chunk: tasks taken at once in training, which bounds memory; None: all.
+        trains: whether there is anything to train; a learner that has nothing is tested as it is.
         batch_norm: whose statistics normalise a query.
+        task_chunk: tasks taken at once in training, which bounds memory; None: what suits the network and the device.
+        progress: how much of training is done, from 0 to 1; the trainer says it before each update. A plain number, since what is
+            annealed may decide what is computed at all.
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
     steps: int | None = None
-    batch_norm: BatchNormMode = "transductive"
+    trains: bool = True
+    progress: float = 0.0
 
-    def __init__(self, spec: TaskSpec, task_chunk: int | None = None) -> None:
+    def __init__(self, spec: TaskSpec, *, batch_norm: str = "transductive", task_chunk: int | None = None) -> None:
         super().__init__()
+        require(task_chunk is None or task_chunk > 0, "task_chunk", task_chunk, "1 or more, or null")
         if spec.kind not in self.kinds:
             raise ConfigError(
                 f"{type(self).__name__} learns {' and '.join(sorted(self.kinds))} alone, but data={spec.name} is {spec.kind};"
                 " choose another algo or data"
             )
-        self.spec = spec
-        self.task_chunk = task_chunk
-        self._seen: list[Statistics] = []
+        self.spec, self.batch_norm, self.task_chunk = spec, batch_norm, task_chunk
+        self._seen: dict[RunningStatistics, list[Statistics]] = {}
         """Batch statistics of this update's passes, to be written when it ends."""
 
     # What a learner defines -------------------------------------------------------------------------------------------------
@@ -67,14 +71,16 @@ class Algorithm(nn.Module, ABC):
             loss = self.losses(part)
             (loss.sum() / len(episodes)).backward()
             losses.append(loss.detach())
-        if self._seen:
-            self.network.update_running(self._seen)
-            self._seen = []
+        self.write_statistics()
         return torch.cat(losses)
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         """Predictions after each of 0 … ``steps`` inner steps, (steps + 1, T, n, outputs); without steps (1, T, n, outputs)."""
         return self.predict(self.adapt(support), x).unsqueeze(0)
+
+    def predictions(self, episodes: Episodes, steps: int | None = None) -> Tensor:
+        """What a test scores: `trajectory` for the queries of ``episodes``, whose labels it does not look at."""
+        return self.trajectory(episodes.support, episodes.query.x, steps)
 
     def chunk(self, episodes: Episodes) -> int | None:
         """Tasks to take at once: as configured, or what suits the network on this device."""
@@ -87,21 +93,28 @@ class Algorithm(nn.Module, ABC):
     network: Network
     """The network whose weights are learned; subclasses set it."""
 
-    def norm(self, *, query: bool) -> Norm:
+    def norm(self, *, query: bool, statistics: RunningStatistics | None = None) -> Norm:
         """The batch norms of a pass under the mode `running` or with the batch's own statistics.
 
-        In training every pass uses its own batch, and passes over queries are what running statistics are made of.
+        In training every pass uses its own batch, and passes over queries are what running statistics are made of:
+        ``statistics``, or the network's.
         """
         if self.batch_norm != "running":
             return Norm()
         if not self.training:
-            return Norm(self.network.running())
+            return Norm((statistics or self.network.statistics).values())
         return Norm(record="values" if query else None)
 
-    def observe(self, norm: Norm) -> None:
+    def observe(self, norm: Norm, statistics: RunningStatistics | None = None) -> None:
         """Keep what a training pass saw, for the running statistics."""
         if self.training and norm.seen:
-            self._seen.append(norm.seen)
+            self._seen.setdefault(statistics or self.network.statistics, []).append(norm.seen)
+
+    def write_statistics(self) -> None:
+        """Move the running statistics by what this update's passes saw, once an update."""
+        for statistics, seen in self._seen.items():
+            statistics.update(seen)
+        self._seen.clear()
 
 
 def task_losses(predictions: Tensor, y: Tensor) -> Tensor:

@@ -1,50 +1,291 @@
-"""The inner loop of every gradient-based learner: gradient steps on T tasks at once."""
+"""The inner loop of every gradient-based learner: steps on T tasks at once, by any rule, and what such learners share."""
 
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
+from metarun.config import RangeError, require
+from metarun.episodes import Examples, TaskSpec
 from metarun.model.network import Weights
+from metarun.model.norm import Norm, Statistics
+
+# Rules ------------------------------------------------------------------------------------------------------------------------
+
+
+class Rule(Protocol):
+    """How an inner step moves weights. What it carries from step to step is tensors by name, the same names at every step."""
+
+    def start(self, weights: Weights) -> Weights:
+        """What is carried into the first step from ``weights``, each with a leading task axis."""
+        ...
+
+    def move(self, step: int, weights: Weights, gradients: Weights, losses: Tensor, carried: Weights) -> tuple[Weights, Weights]:
+        """Weights after step ``step`` (0, 1, …) and what is carried on; ``losses`` (T,) are those that were differentiated."""
+        ...
+
+
+class Rate(Protocol):
+    """The inner learning rate of a weight: a number, or a tensor that broadcasts to the weight without its task axis."""
+
+    def __call__(self, step: int, name: str) -> Tensor | float: ...
+
+
+class Descent:
+    """Gradient descent."""
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+
+    def start(self, weights: Weights) -> Weights:
+        return {}
+
+    def move(self, step: int, weights: Weights, gradients: Weights, losses: Tensor, carried: Weights) -> tuple[Weights, Weights]:
+        return {name: w - self.rate(step, name) * gradients[name] for name, w in weights.items()}, carried
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015), its moments those of each task.
+
+    Args:
+        rate: of learning.
+        beta1, beta2: decay of the first and the second moment.
+        seconds: second moments to begin with, of the weights' own shapes, and the number of steps that made them; None: none.
+    """
+
+    def __init__(
+        self, rate: float, beta1: float = 0.9, beta2: float = 0.999, seconds: tuple[Weights, Tensor] | None = None
+    ) -> None:
+        self.rate, self.beta1, self.beta2, self.seconds = rate, beta1, beta2, seconds
+
+    def start(self, weights: Weights) -> Weights:
+        first = {f"first.{name}": torch.zeros_like(w) for name, w in weights.items()} if self.beta1 else {}
+        if self.seconds is None:
+            return first | {f"second.{name}": torch.zeros_like(w) for name, w in weights.items()}
+        return first | {f"second.{name}": self.seconds[0][name].expand_as(w) for name, w in weights.items()}
+
+    def move(self, step: int, weights: Weights, gradients: Weights, losses: Tensor, carried: Weights) -> tuple[Weights, Weights]:
+        made = step + 1 if self.seconds is None else self.seconds[1] + (step + 1)
+        kept, moved = {}, {}
+        for name, w in weights.items():
+            gradient = gradients[name]
+            second = self.beta2 * carried[f"second.{name}"] + (1 - self.beta2) * gradient.square()
+            kept[f"second.{name}"] = second
+            direction = gradient
+            if self.beta1:
+                first = self.beta1 * carried[f"first.{name}"] + (1 - self.beta1) * gradient
+                kept[f"first.{name}"] = first
+                direction = first / (1 - self.beta1 ** (step + 1))
+            moved[name] = w - self.rate * direction / ((second / (1 - self.beta2**made)).sqrt() + 1e-8)
+        return moved, kept
+
+
+class LearnedRates(nn.Module):
+    """Rates that the outer loop learns, `rates(step, name)`.
+
+    Args:
+        weights: the weights that adapt, of their own shapes.
+        initial: of every rate, or the bounds of a uniform distribution.
+        each: one rate a "weight" (Meta-SGD), or one a "tensor" of weights, which is what others call a layer (MAML++).
+        steps: as many sets of rates, a further step taking the last; None: one set for all steps.
+    """
+
+    def __init__(self, weights: Weights, initial: float | tuple[float, float], each: str, steps: int | None = None) -> None:
+        super().__init__()
+        self.index = {name: i for i, name in enumerate(weights)}
+        self.steps = steps
+        low, high = (initial, initial) if isinstance(initial, float | int) else initial
+        shapes = [w.shape if each == "weight" else w.shape[:0] for w in weights.values()]
+        self.rates = nn.ParameterList(nn.Parameter(torch.empty(steps or 1, *shape).uniform_(low, high)) for shape in shapes)
+
+    def forward(self, step: int, name: str) -> Tensor:
+        rates: Tensor = self.rates[self.index[name]]
+        return rates[min(step, self.steps - 1) if self.steps else 0]
+
+
+# The loop ---------------------------------------------------------------------------------------------------------------------
 
 
 def inner_loop(
-    losses: Callable[[Weights], Tensor],
+    losses: Callable[[int, Weights], Tensor],
     weights: Weights,
     tasks: int,
-    rate: float,
+    rule: Rule,
     steps: int,
     *,
-    first_order: bool,
+    first_order: bool = False,
     frozen: frozenset[str] = frozenset(),
+    recompute: bool = False,
 ) -> Iterator[Weights]:
-    """Weights of each task after 0, 1, … ``steps`` steps of gradient descent.
+    """Weights of each task after 0, 1, … ``steps`` steps.
 
     Under `torch.no_grad` (a test) each step's graph is dropped; otherwise the weights stay functions of the slow ones, to the
     second order unless ``first_order``, which takes the inner gradients for constants.
 
     Args:
-        losses: weights with a leading task axis → the loss of each task on its support set, (T,).
+        losses: step number and weights with a leading task axis → the loss of each task on its support set, (T,).
         weights: the slow weights, shared by all tasks.
         tasks: T.
-        rate: the inner learning rate.
+        rule: of a step.
         steps: inner steps.
         first_order: do not differentiate through the inner gradients.
-        frozen: names of weights that do not adapt.
+        frozen: names of weights that do not adapt; they are passed on as they are.
+        recompute: keep only each step's weights, and compute the step once more when the outer gradient passes it: memory
+            for one step's activations whatever the number of steps, for a third more time. The outer gradient must then be
+            taken by `backward()`, not by `torch.autograd.grad`.
     """
-    training = torch.is_grad_enabled()
-    fast = {name: w if name in frozen else w.expand(tasks, *w.shape) for name, w in weights.items()}
-    adapting = [name for name in fast if name not in frozen]
-    yield fast
-    for _ in range(steps):
+    fixed = {name: w for name, w in weights.items() if name in frozen}
+    fast = {name: w.expand(tasks, *w.shape) for name, w in weights.items() if name not in frozen}
+    carried = rule.start(fast)
+
+    def one_step(step: int, fast: Weights, carried: Weights) -> tuple[Weights, Weights]:
+        training = torch.is_grad_enabled()
         with torch.enable_grad():
-            if not training:
-                fast = {name: w.detach().requires_grad_(name not in frozen) for name, w in fast.items()}
+            fast = {name: w if training and w.requires_grad else w.detach().requires_grad_() for name, w in fast.items()}
+            task_losses = losses(step, fixed | fast)
             # Tasks do not touch each other's weights, so the gradient of the sum is each task's own gradient.
-            gradients = torch.autograd.grad(
-                losses(fast).sum(), [fast[name] for name in adapting], create_graph=training and not first_order
-            )
-        with torch.set_grad_enabled(training):
-            moved = {name: fast[name] - rate * g for name, g in zip(adapting, gradients, strict=True)}
-        fast = fast | moved
-        yield fast
+            gradients = torch.autograd.grad(task_losses.sum(), list(fast.values()), create_graph=training and not first_order)
+        return rule.move(step, fast, dict(zip(fast, gradients, strict=True)), task_losses.detach(), carried)
+
+    def recomputed_step(step: int, fast: Weights, carried: Weights) -> tuple[Weights, Weights]:
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            moved, kept = one_step(step, *unflat(tensors))
+            return *moved.values(), *kept.values()
+
+        def unflat(tensors: tuple[Tensor, ...]) -> tuple[Weights, Weights]:
+            return dict(zip(fast, tensors, strict=False)), dict(zip(carried, tensors[len(fast) :], strict=True))
+
+        fast = {name: w if w.requires_grad else w.detach().requires_grad_() for name, w in fast.items()}
+        # The reentrant form alone: the other one's saved tensors would be unpacked by the inner gradient already.
+        return unflat(checkpoint(flat, *fast.values(), *carried.values(), use_reentrant=True))
+
+    yield fixed | fast
+    for step in range(steps):
+        take = recomputed_step if recompute and torch.is_grad_enabled() else one_step
+        fast, carried = take(step, fast, carried)
+        yield fixed | fast
+
+
+# Learners ---------------------------------------------------------------------------------------------------------------------
+
+
+class Adapted(NamedTuple):
+    """Each task's weights after ``steps`` steps, with the statistics that its queries are normalised with (None: their own)."""
+
+    weights: Weights
+    statistics: Statistics | None
+    steps: int
+
+
+class GradientLearner(Algorithm):
+    """A learner that adapts weights to a support set by gradient steps on its loss.
+
+    Subclasses say what the outer loop learns of it. The hooks are `initial`, `rule`, `forward_task` and `support_losses`.
+
+    Args:
+        inner_steps: inner steps in training.
+        test_steps: inner steps in validation and test.
+        first_order: the outer gradient takes the inner gradients for constants.
+        batch_norm: "transductive" (support and query each by their own statistics), "support" (a query by those of its support
+            set at the adapted weights), or "running".
+        recompute: see `inner_loop`.
+        task_chunk: see `Algorithm`.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        inner_steps: int,
+        test_steps: int,
+        first_order: bool,
+        batch_norm: BatchNormMode,
+        recompute: bool = False,
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        require(inner_steps > 0, "inner_steps", inner_steps, "1 or more")
+        require(test_steps >= 0, "test_steps", test_steps, "0 or more")
+        self.inner_steps, self.steps = inner_steps, test_steps
+        self.first_order, self.recompute = first_order, recompute
+        self.frozen: frozenset[str] = frozenset()
+
+    def initial(self) -> Weights:
+        """The weights that every task starts from."""
+        return self.network.weights()
+
+    def rule(self) -> Rule:
+        """How an inner step moves them."""
+        raise NotImplementedError
+
+    def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
+        """Outputs (T, n, outputs) for ``x`` of T tasks with ``weights`` at inner step ``step``."""
+        return self.network(weights, x, norm)
+
+    def support_losses(self, step: int, weights: Weights, support: Examples) -> Tensor:
+        """What inner step ``step`` descends, (T,)."""
+        return task_losses(self.forward_task(step, weights, support.x, self.norm(query=False)), support.y)
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Adapted:
+        for state in self.walk(support, steps):
+            last = state
+        return self._with_statistics(last, support)
+
+    def predict(self, state: Adapted, x: Tensor) -> Tensor:
+        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
+        # What belongs to a step (MAML++'s norms) is for queries after it: after one step, that of step 0.
+        out = self.forward_task(max(state.steps - 1, 0), state.weights, x, norm)
+        self.observe(norm)
+        return out
+
+    def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
+        return torch.stack([self.predict(self._with_statistics(state, support), x) for state in self.walk(support, steps)])
+
+    def walk(self, support: Examples, steps: int | None = None) -> Iterator[Adapted]:
+        """Each task's weights after 0, 1, … ``steps`` steps (None: as in training)."""
+        along = inner_loop(
+            lambda step, weights: self.support_losses(step, weights, support),
+            self.initial(),
+            support.x.shape[0],
+            self.rule(),
+            self.inner_steps if steps is None else steps,
+            first_order=self.first_order,
+            frozen=self.frozen,
+            recompute=self.recompute,
+        )
+        for number, weights in enumerate(along):
+            yield Adapted(weights, None, number)
+
+    def _with_statistics(self, state: Adapted, support: Examples) -> Adapted:
+        if self.batch_norm != "support":
+            return state
+        norm = Norm(record="graph")
+        self.forward_task(max(state.steps - 1, 0), state.weights, support.x, norm)
+        return state._replace(statistics=norm.seen)
+
+
+def weights_like(names: Weights, patterns: tuple[str, ...], key: str) -> frozenset[str]:
+    """The names that match one of ``patterns`` (`norms.*`).
+
+    Raises:
+        RangeError: there are patterns and none matches, or nothing would be left.
+    """
+    found = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    require(not patterns or bool(found), key, list(patterns), f"patterns of weights among {', '.join(names)}")
+    require(len(found) < len(names), key, list(patterns), "patterns that leave a weight to adapt")
+    return found
+
+
+def one_head(spec: TaskSpec) -> int:
+    """The outputs of a learner whose head is shared by training and test.
+
+    Raises:
+        RangeError: training tasks have other ways than test tasks.
+    """
+    if spec.train_outputs != spec.outputs:
+        raise RangeError("data.train_ways", spec.train_outputs, f"data.ways ({spec.outputs}): the head has one size")
+    return spec.outputs

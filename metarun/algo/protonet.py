@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
-from metarun.config import require
 from metarun.episodes import Episodes, Examples, Kind, TaskSpec
 from metarun.model.network import NetworkFactory
 from metarun.model.norm import Norm, Statistics
@@ -38,10 +37,8 @@ class ProtoNet(Algorithm):
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(spec, task_chunk)
-        require(task_chunk is None or task_chunk > 0, "task_chunk", task_chunk, "1 or more, or null")
+        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
         self.network = network(None)
-        self.batch_norm = batch_norm
 
     def adapt(self, support: Examples, steps: int | None = None) -> Prototypes:
         norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)

@@ -99,7 +99,6 @@ class ImageData(Data):
             raise RangeError("data.ways", test.ways, f"at most the {min(test_groups)} classes of the smallest group of the test")
         self.crop, self.flip, self.views, self.test_groups = crop, flip, views or {}, test_groups
         self.name, self.seed, self.images, self.train, self.test, self.rotations = name, seed, images, train, test, rotations
-        self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name)
         self.parts = {
             stage: {split: self._with_turns(split, classes.some(members)) for split, members in of.items()}
             for stage, of in parts.items()
@@ -109,23 +108,27 @@ class ImageData(Data):
                 own = split == "train" and train != test
                 where = f"{split} split" + (f" of stage {stage}" if len(parts) > 1 else "")
                 members.check(self._shape(split), where, "train_" if own else "")
+        in_training = sum(len(of["train"]) for of in self.parts.values())
+        self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name, in_training)
 
     @property
     def splits(self) -> dict[Split, Classes]:
         """The classes of each split of the first stage."""
         return next(iter(self.parts.values()))
 
-    def stages(self, device: torch.device) -> list[Stage]:
+    def stages(self, device: torch.device, first_class: int = 0) -> list[Stage]:
+        """As in `Data`; ``first_class`` is the number that the first class of training goes by in the tasks' context."""
         images = self.images if self.rotations == "none" else quarter_turns(self.images)
         if fits(images, device):
             images = images.to(device)
         turn = len(self.images) if self.rotations == "task" else None
 
         def source(number: int, split: Split, classes: Classes, view: View | None) -> ImageTasks:
+            first = first_class + sum(len(of["train"]) for of in list(self.parts.values())[:number])
             key = derive(self.seed, "tasks", split, number)
             changes = (self.crop, self.flip) if split == "train" else (0, False)
             groups = None if split != "test" or self.test_groups is None else Classes.of_sizes(self.test_groups)
-            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view, device, groups)
+            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view, device, groups, first)
 
         return [
             Stage(name, *(source(number, split, of[split], self.views.get(name)) for split in ("train", "val", "test")))
@@ -180,7 +183,7 @@ def stage_splits(
 class ImageTasks(TaskSource):
     """N-way tasks: classes without replacement, then images of each without replacement, class by class.
 
-    ``context`` tells the global class ids, (T, ways).
+    ``context`` tells the classes' numbers, (T, ways): in training no two classes of any stage have the same.
 
     Args:
         key: of the random draws.
@@ -194,6 +197,7 @@ class ImageTasks(TaskSource):
         view: applied to the images (n, C, H, W) float32 in [0, 1] of every task: a permutation of pixels, a rotation.
         device: where tasks are wanted, if not where ``images`` lie.
         groups: runs of ``classes``, of one of which, at random, a task takes all its classes.
+        first_class: the number that the first of ``classes`` goes by in the context.
     """
 
     def __init__(
@@ -208,11 +212,12 @@ class ImageTasks(TaskSource):
         view: View | None = None,
         device: torch.device | None = None,
         groups: Classes | None = None,
+        first_class: int = 0,
     ) -> None:
         self.device = device or images.device
         self.groups = groups and Classes(groups.start.to(images.device), groups.size.to(images.device))
         self.key, self.images, self.shape, self.turn = key, images, shape, turn
-        self.crop, self.flip, self.view = crop, flip, view
+        self.crop, self.flip, self.view, self.first_class = crop, flip, view, first_class
         self.start, self.size = classes.start.to(images.device), classes.size.to(images.device)
         if shape.ways is None:
             raise ValueError("image tasks are classification: shape.ways is None")
@@ -239,7 +244,7 @@ class ImageTasks(TaskSource):
             Examples(self._pixels(index, change, part), labels.expand(*index.shape[:2], width).flatten(1), ways)
             for part, width in ((slice(None, shots), shots), (slice(shots, None), per_class - shots))
         )
-        return Episodes(support, query, {"classes": chosen.to(self.device)})
+        return Episodes(support, query, {"classes": (chosen + self.first_class).to(self.device)})
 
     def _pixels(self, index: Tensor, change: Tensor | None, part: slice) -> Tensor:
         """(T, ways, n) → those of ``part`` (T, ways · n', C, H, W) float32 in [0, 1]."""

@@ -52,7 +52,6 @@ class Sequence(Data):
         require(size > 0, "size", size, "1 or more pixels")
         require(channels in (1, 3), "channels", channels, "3 or 1")
         self.train, self.test = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
-        self.spec = TaskSpec("classification", (channels, size, size), ways, train_ways or ways, "sequence")
         shape: dict[str, int | None] = {"ways": ways, "shots": shots, "queries": queries}
         shape |= {
             f"train_{key}": value for key, value in (("ways", train_ways), ("shots", train_shots), ("queries", train_queries))
@@ -74,14 +73,18 @@ class Sequence(Data):
                 raise ConfigError(f"data.of={name}: expected a data set of images")
             self.sets.append(made)
         self.size, self.channels = size, channels
+        in_training = sum(data.spec.train_classes or 0 for data in self.sets)
+        self.spec = TaskSpec("classification", (channels, size, size), ways, train_ways or ways, "sequence", in_training)
 
     def stages(self, device: torch.device) -> list[Stage]:
-        made = []
+        made: list[Stage] = []
+        first = 0
         for data in self.sets:
             bring = partial(to_shape, channels=self.channels, size=self.size)
             own = data.views
             data.views = {name: partial(_then, own.get(name), bring) for name in data.parts}
-            made += data.stages(device)
+            made += data.stages(device, first)
+            first += data.spec.train_classes or 0
             data.views = own
         return made
 

@@ -4,6 +4,8 @@ A convolution with shared weights sees n·T images, one with a set of weights a 
 (`norm.py`) T·C channels: each is a view of the same memory.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,6 +32,16 @@ def max_pool(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x`` (T, n, d) by ``weight`` (o, d) and ``bias`` (o,), or those of each task (T, o, d) and (T, o) → (T, n, o)."""
     return F.linear(x, weight, bias) if weight.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
+def modulate(x: Tensor, weights: Mapping[str, Tensor], layer: str) -> Tensor:
+    """``x`` (n, T, C, H, W) or (T, n, C) scaled and shifted by what ``weights`` hold for the layer, (T, C); as it is if nothing."""
+    for part in ("scale", "shift"):
+        by = weights.get(f"film.{layer}.{part}")
+        if by is not None:
+            by = by[..., None, None] if x.dim() == 5 else by.unsqueeze(1)
+            x = x * by if part == "scale" else x + by
+    return x
 
 
 def _with_tasks(x: Tensor, n: int, tasks: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from metarun.config import require
-from metarun.model.layers import linear
+from metarun.model.layers import linear, modulate
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm
 
@@ -43,6 +43,7 @@ class MLP(Network):
                 nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
                 nn.init.zeros_(layer.bias)
         self.layers, self.hidden = nn.ModuleList(layers), len(widths)
+        self.film = {str(i): width for i, width in enumerate(widths)}
         self.add_running_statistics({})
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
@@ -50,5 +51,5 @@ class MLP(Network):
         for i in range(len(self.layers)):
             x = linear(x, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"])
             if i < self.hidden:
-                x = x.relu()
+                x = modulate(x, weights, str(i)).relu()
         return x

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from metarun.config import ConfigError
-from metarun.model.norm import Norm, Statistics
+from metarun.model.norm import Norm, RunningStatistics, Statistics
 
 Weights = dict[str, Tensor]
 """Parameters by name: of the parameters' own shapes, or all with a leading task axis."""
@@ -16,8 +16,8 @@ Weights = dict[str, Tensor]
 class NetworkFactory(Protocol):
     """What an algorithm is given to make its networks: the configured `model`, for a number of outputs."""
 
-    def __call__(self, outputs: int | None) -> "Network":
-        """A network with ``outputs`` outputs, or an embedding without a head for None."""
+    def __call__(self, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> "Network":
+        """A network with ``outputs`` outputs, or an embedding without a head for None; ``input_shape`` None: the data's."""
         ...
 
 
@@ -28,9 +28,13 @@ class Network(nn.Module):
 
     Attributes:
         task_chunk: tasks to take at once on the CPU where memory traffic bounds the work; None: all.
+        film: width of each hidden layer that can be modulated before its ReLU (Perez et al. 2018): the weights given may hold
+            `film.LAYER.scale` and `film.LAYER.shift`, (T, width) each.
+        statistics: running statistics of the batch norms.
     """
 
     task_chunk: int | None = None
+    film: dict[str, int]
 
     def weights(self) -> Weights:
         """The slow weights, shared by all tasks."""
@@ -45,25 +49,8 @@ class Network(nn.Module):
         def __call__(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor: ...
 
     def add_running_statistics(self, channels: dict[str, int]) -> None:
-        """Make room for running statistics of the layers named."""
-        self.channels = channels
-        for i, width in enumerate(channels.values()):
-            self.register_buffer(f"running_mean_{i}", torch.zeros(width))
-            self.register_buffer(f"running_var_{i}", torch.ones(width))
-
-    def running(self) -> Statistics:
-        """The running statistics, (channels,) each."""
-        return {
-            layer: (self.get_buffer(f"running_mean_{i}"), self.get_buffer(f"running_var_{i}"))
-            for i, layer in enumerate(self.channels)
-        }
-
-    @torch.no_grad()
-    def update_running(self, seen: list[Statistics], momentum: float = 0.1) -> None:
-        """Move the running statistics towards the mean over the tasks of ``seen``, once an update."""
-        for layer, averages in self.running().items():
-            for average, parts in zip(averages, zip(*(s[layer] for s in seen), strict=True), strict=True):
-                average.lerp_(torch.cat(parts).mean(0).to(average.dtype), momentum)
+        """Make room for running statistics of the batch norms named."""
+        self.statistics = RunningStatistics(channels)
 
 
 class Vectorised(Network):
@@ -76,7 +63,7 @@ class Vectorised(Network):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.film = module, {}
         channels = {}
         for name, child in list(module.named_modules()):
             if isinstance(child, nn.modules.batchnorm._BatchNorm):

@@ -7,7 +7,7 @@ itself), or with given ones (of the support set, or running). Nothing is written
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
@@ -56,3 +56,29 @@ class Norm:
         scale = torch.rsqrt(var + EPS) if weight is None else weight * torch.rsqrt(var + EPS)
         shift = bias - mean * scale
         return x * scale[..., None, None] + shift[..., None, None]
+
+
+class RunningStatistics(nn.Module):
+    """Running mean and variance of each batch norm, in buffers.
+
+    Args:
+        channels: of each layer, by its name.
+    """
+
+    def __init__(self, channels: dict[str, int]) -> None:
+        super().__init__()
+        self.channels = channels
+        for i, width in enumerate(channels.values()):
+            self.register_buffer(f"mean_{i}", torch.zeros(width))
+            self.register_buffer(f"var_{i}", torch.ones(width))
+
+    def values(self) -> Statistics:
+        """Mean and variance by layer, (channels,) each."""
+        return {layer: (self.get_buffer(f"mean_{i}"), self.get_buffer(f"var_{i}")) for i, layer in enumerate(self.channels)}
+
+    @torch.no_grad()
+    def update(self, seen: list[Statistics], momentum: float = 0.1) -> None:
+        """Move them towards the mean over all tasks of ``seen``."""
+        for layer, averages in self.values().items():
+            for average, parts in zip(averages, zip(*(s[layer] for s in seen), strict=True), strict=True):
+                average.lerp_(torch.cat(parts).mean(0).to(average.dtype), momentum)

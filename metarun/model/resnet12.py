@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.config import require
-from metarun.model.layers import convolve, linear, max_pool
+from metarun.model.layers import convolve, linear, max_pool, modulate
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm
 
@@ -39,6 +39,7 @@ class ResNet12(Network):
             before = width
         self.convs, self.norms, self.blocks = nn.ModuleDict(convs), nn.ModuleDict(norms), len(widths)
         self.head = None if outputs is None else nn.Linear(before, outputs)
+        self.film = {str(block): width for block, width in enumerate(widths)}
         self.add_running_statistics({name: layer.num_features for name, layer in norms.items()})
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
@@ -55,6 +56,6 @@ class ResNet12(Network):
                 out = layer(f"{block}_{i}", out)
                 if i < 2:
                     out = F.leaky_relu(out, 0.1)
-            x = F.leaky_relu(max_pool(out + layer(f"{block}_3", x)), 0.1)
+            x = F.leaky_relu(modulate(max_pool(out + layer(f"{block}_3", x)), weights, str(block)), 0.1)
         x = x.mean((3, 4)).transpose(0, 1)
         return x if self.head is None else linear(x, weights["head.weight"], weights["head.bias"])

@@ -44,9 +44,7 @@ def evaluate(
         for start in range(0, tasks, size):
             on_chunk()
             episodes = source.sample(torch.arange(start, min(start + size, tasks)))
-            predictions = [
-                algorithm.trajectory(episodes.support, episodes.query.x, algorithm.steps) for _ in _each_state(algorithm, ensemble)
-            ]
+            predictions = [algorithm.predictions(episodes, algorithm.steps) for _ in _each_state(algorithm, ensemble)]
             mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
             scores.append(task_scores(mean, episodes.query.y).double().cpu())
     return torch.cat(scores, 1).numpy()

@@ -25,7 +25,7 @@ def adaptation_examples(algorithm: Algorithm, data: Data, device: torch.device) 
         if episodes is None:
             return []
         with testing(algorithm):
-            path = algorithm.trajectory(episodes.support, episodes.query.x, max(STEPS))
+            path = algorithm.predictions(episodes, max(STEPS))
         shown = [step for step in STEPS if step < len(path)]
         support, query = episodes.support, episodes.query
         predictions = {step: _column(path[step]) for step in shown}

@@ -164,7 +164,8 @@ class _Job:
         self.folder, self.source = folder, source
         self.signals = Signals()
         self.device = next(algorithm.parameters()).device
-        self.total = trainer.iterations * len(stages)
+        self.iterations = trainer.iterations if algorithm.trains else 0
+        self.total = self.iterations * len(stages)
         one = stages[0].train.sample(torch.arange(1))
         self.values_per_task = one.support.x.numel() + one.query.x.numel()
         self.metric = metric_name(algorithm)
@@ -206,7 +207,7 @@ class _Job:
         self._save()
 
     def _train(self, number: int, stage: Stage) -> None:
-        end = (number + 1) * self.trainer.iterations
+        end = (number + 1) * self.iterations
         self.algorithm.train()
         self.mark = time.perf_counter()
         with self._bar(stage, end) as bar:
@@ -227,6 +228,7 @@ class _Job:
 
     def _update(self, stage: Stage) -> None:
         self._reseed(self.position.step)
+        self.algorithm.progress = self.position.step / self.total
         episodes = self.method.mix(self._next_episodes(stage))
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.trainer.precision == "bfloat16"):
@@ -249,7 +251,7 @@ class _Job:
         """The tasks of this update. Small ones are sampled for many updates at once: a task depends on its number alone."""
         if not self.ready:
             step, tasks = self.position.step, self.trainer.tasks
-            end = (self.position.ended + 1) * self.trainer.iterations
+            end = (self.position.ended + 1) * self.iterations
             values = tasks * self.values_per_task
             updates = min(max(1, SAMPLED_VALUES // values), 64, end - step)
             sampled = stage.train.sample(torch.arange(step * tasks, (step + updates) * tasks))
@@ -311,8 +313,8 @@ class _Job:
     @contextmanager
     def _bar(self, stage: Stage, end: int) -> Iterator["tqdm[Any]"]:
         name = stage.name if len(self.stages) > 1 else "train"
-        done = self.position.step - (end - self.trainer.iterations)
-        with tqdm(total=self.trainer.iterations, initial=done, desc=name, unit="update", disable=None, dynamic_ncols=True) as bar:
+        done = self.position.step - (end - self.iterations)
+        with tqdm(total=self.iterations, initial=done, desc=name, unit="update", disable=None, dynamic_ncols=True) as bar:
             yield bar
 
     # Tests ------------------------------------------------------------------------------------------------------------------

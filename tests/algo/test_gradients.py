@@ -139,12 +139,12 @@ def test_protonet_equals_a_plain_loop(batch_norm):
 def test_running_statistics_are_the_mean_over_tasks_written_once_an_update():
     algorithm = ProtoNet(PICTURES, conv, task_chunk=1).double()
     tasks = images(tasks=3)
-    before = algorithm.network.running()["0"][0].clone()
+    before = algorithm.network.statistics.values()["0"][0].clone()
     x = torch.cat([tasks.support.x, tasks.query.x], 1)
     weight = algorithm.network.weights()["convs.0.weight"]
     moments = [batch_moments(torch.nn.functional.conv2d(one, weight, padding=1)) for one in x]
     algorithm.backward(tasks)
-    mean, var = algorithm.network.running()["0"]
+    mean, var = algorithm.network.statistics.values()["0"]
     torch.testing.assert_close(mean, 0.9 * before + 0.1 * torch.stack([m for m, _ in moments]).mean(0))
     n = x.shape[1] * 16 * 16
     torch.testing.assert_close(var, 0.9 + 0.1 * torch.stack([v for _, v in moments]).mean(0) * n / (n - 1))

@@ -108,7 +108,9 @@ def test_second_order_gradients_are_equal(case, batch_norm):
             atol=1e-10,
             msg=lambda m, n=ours: f"{n}: {m}",
         )
-    for (mean, var), (other_mean, other_var) in zip(network.running().values(), generic.running().values(), strict=True):
+    for (mean, var), (other_mean, other_var) in zip(
+        network.statistics.values().values(), generic.statistics.values().values(), strict=True
+    ):
         torch.testing.assert_close(mean, other_mean)
         torch.testing.assert_close(var, other_var)
 
