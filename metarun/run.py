@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
-from metarun.algo.algorithm import Algorithm
+from metarun.algo.algorithm import Algorithm, recorded_steps
 from metarun.build import build, check_kind, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
@@ -197,12 +197,12 @@ def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
     scores = np.mean(outcome.test, axis=0)  # over stages, task by task; one stage as it is
     test: dict[str, Any] = {metric: summary(scores[-1])}
     if steps is not None:
-        test["by_step"] = by_step(scores)
+        test["by_step"] = by_step(scores, recorded_steps(steps))
     first = parts.trainer.paper_tasks
     if first is not None and first < scores.shape[1]:
         test["first_tasks"] = {metric: summary(scores[-1, :first])}
         if steps is not None:
-            test["first_tasks"]["by_step"] = by_step(scores[:, :first])
+            test["first_tasks"]["by_step"] = by_step(scores[:, :first], recorded_steps(steps))
     continual = None
     if outcome.rows:
         R = np.array(outcome.rows, dtype=np.float64)
@@ -222,14 +222,14 @@ def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def by_step(scores: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Mean, interval and median after each inner step."""
-    found = [summary(row) for row in scores]
-    return [{"step": i, **{k: f[k] for k in ("mean", "ci95", "median", "n_nonfinite")}} for i, f in enumerate(found)]
+def by_step(scores: NDArray[np.float64], steps: list[int]) -> list[dict[str, Any]]:
+    """Mean, interval and median after each of the inner ``steps``."""
+    found = zip(steps, map(summary, scores), strict=True)
+    return [{"step": step, **{k: f[k] for k in ("mean", "ci95", "median", "n_nonfinite")}} for step, f in found]
 
 
 def save_scores(folder: RunFolder, outcome: Outcome, stages: list[Stage]) -> None:
-    """test.npz: `scores` (stages, steps + 1, tasks) and the `stages`' names."""
+    """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`, and the `stages`' names."""
     beside = folder.path / ".test.npz.writing"
     with beside.open("wb") as file:
         np.savez_compressed(file, scores=np.stack(outcome.test), stages=np.array([stage.name for stage in stages]))

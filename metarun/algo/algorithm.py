@@ -75,12 +75,17 @@ class Algorithm(nn.Module, ABC):
         return torch.cat(losses)
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
-        """Predictions after each of 0 … ``steps`` inner steps, (steps + 1, T, n, outputs); without steps (1, T, n, outputs)."""
+        """Predictions after each of the `recorded_steps`, (looks, T, n, outputs); (1, T, n, outputs) for learners without steps."""
         return self.predict(self.adapt(support), x).unsqueeze(0)
 
     def predictions(self, episodes: Episodes, steps: int | None = None) -> Tensor:
         """What a test scores: `trajectory` for the queries of ``episodes``, whose labels it does not look at."""
         return self.trajectory(episodes.support, episodes.query.x, steps)
+
+    def network_pass(self, episodes: Episodes) -> None:
+        """Put all examples through the network once, to count the work in it."""
+        for part in (episodes.support, episodes.query):
+            self.network(self.network.weights(), part.x)
 
     def chunk(self, episodes: Episodes) -> int | None:
         """Tasks to take at once: as configured, or what suits the network on this device."""
@@ -115,6 +120,12 @@ class Algorithm(nn.Module, ABC):
         for statistics, seen in self._seen.items():
             statistics.update(seen)
         self._seen.clear()
+
+
+def recorded_steps(steps: int) -> list[int]:
+    """After which of 0 … ``steps`` inner steps a test looks: all up to 10, then 20, 50, 100, 200, …, and the last one."""
+    later = (digit * 10**power for power in range(1, len(str(steps)) + 1) for digit in (2, 5, 10))
+    return [*range(min(steps, 10) + 1), *(step for step in later if step < steps), *([steps] if steps > 10 else [])]
 
 
 def task_losses(predictions: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The inner loop of every gradient-based learner: steps on T tasks at once, by any rule, and what such learners share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple, Protocol
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
+from metarun.algo.algorithm import Algorithm, recorded_steps, task_losses
 from metarun.config import RangeError, require
 from metarun.episodes import Examples, TaskSpec
 from metarun.model.network import Weights
-from metarun.model.norm import Norm, Statistics
+from metarun.model.norm import Norm, RunningStatistics, Statistics
 
 # Rules ------------------------------------------------------------------------------------------------------------------------
 
@@ -120,8 +120,8 @@ def inner_loop(
     first_order: bool = False,
     frozen: frozenset[str] = frozenset(),
     recompute: bool = False,
-) -> Iterator[Weights]:
-    """Weights of each task after 0, 1, … ``steps`` steps.
+) -> Iterator[tuple[Weights, Weights]]:
+    """Weights of each task after 0, 1, … ``steps`` steps, each with what the rule carries on from there.
 
     Under `torch.no_grad` (a test) each step's graph is dropped; otherwise the weights stay functions of the slow ones, to the
     second order unless ``first_order``, which takes the inner gradients for constants.
@@ -146,10 +146,10 @@ def inner_loop(
         training = torch.is_grad_enabled()
         with torch.enable_grad():
             fast = {name: w if training and w.requires_grad else w.detach().requires_grad_() for name, w in fast.items()}
-            task_losses = losses(step, fixed | fast)
+            of_tasks = losses(step, fixed | fast)
             # Tasks do not touch each other's weights, so the gradient of the sum is each task's own gradient.
-            gradients = torch.autograd.grad(task_losses.sum(), list(fast.values()), create_graph=training and not first_order)
-        return rule.move(step, fast, dict(zip(fast, gradients, strict=True)), task_losses.detach(), carried)
+            gradients = torch.autograd.grad(of_tasks.sum(), list(fast.values()), create_graph=training and not first_order)
+        return rule.move(step, fast, dict(zip(fast, gradients, strict=True)), of_tasks.detach(), carried)
 
     def recomputed_step(step: int, fast: Weights, carried: Weights) -> tuple[Weights, Weights]:
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -163,28 +163,35 @@ def inner_loop(
         # The reentrant form alone: the other one's saved tensors would be unpacked by the inner gradient already.
         return unflat(checkpoint(flat, *fast.values(), *carried.values(), use_reentrant=True))
 
-    yield fixed | fast
+    yield fixed | fast, carried
     for step in range(steps):
         take = recomputed_step if recompute and torch.is_grad_enabled() else one_step
         fast, carried = take(step, fast, carried)
-        yield fixed | fast
+        yield fixed | fast, carried
 
 
 # Learners ---------------------------------------------------------------------------------------------------------------------
 
 
 class Adapted(NamedTuple):
-    """Each task's weights after ``steps`` steps, with the statistics that its queries are normalised with (None: their own)."""
+    """T tasks after some inner steps."""
 
     weights: Weights
+    """Of each task."""
     statistics: Statistics | None
+    """What queries are normalised with; None: their own."""
     steps: int
+    """How many were taken."""
+    support: Examples
+    carried: Weights
+    """By the rule, see `Rule`."""
 
 
 class GradientLearner(Algorithm):
     """A learner that adapts weights to a support set by gradient steps on its loss.
 
-    Subclasses say what the outer loop learns of it. The hooks are `initial`, `rule`, `forward_task` and `support_losses`.
+    Subclasses say what the outer loop learns of it. The hooks are `initial`, `rule`, `forward_task`,
+    `batches`, `support_losses` and `statistics`.
 
     Args:
         inner_steps: inner steps in training.
@@ -203,7 +210,7 @@ class GradientLearner(Algorithm):
         inner_steps: int,
         test_steps: int,
         first_order: bool,
-        batch_norm: BatchNormMode,
+        batch_norm: str,
         recompute: bool = False,
         task_chunk: int | None = None,
     ) -> None:
@@ -228,56 +235,69 @@ class GradientLearner(Algorithm):
 
     def support_losses(self, step: int, weights: Weights, support: Examples) -> Tensor:
         """What inner step ``step`` descends, (T,)."""
-        return task_losses(self.forward_task(step, weights, support.x, self.norm(query=False)), support.y)
+        norm = self.norm(query=False, statistics=self.statistics(step))
+        return task_losses(self.forward_task(step, weights, support.x, norm), support.y)
+
+    def statistics(self, step: int) -> RunningStatistics:
+        """The running statistics of the mode `running` at inner step ``step``."""
+        return self.network.statistics
+
+    def batches(self, support: Examples, steps: int) -> Sequence[Examples]:
+        """The support examples that each inner step descends on."""
+        return [support] * steps
 
     def adapt(self, support: Examples, steps: int | None = None) -> Adapted:
-        for state in self.walk(support, steps):
-            last = state
-        return self._with_statistics(last, support)
+        return self.with_statistics(self.end(support, steps))
 
     def predict(self, state: Adapted, x: Tensor) -> Tensor:
-        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
-        # What belongs to a step (MAML++'s norms) is for queries after it: after one step, that of step 0.
-        out = self.forward_task(max(state.steps - 1, 0), state.weights, x, norm)
-        self.observe(norm)
+        step = max(state.steps - 1, 0)  # what belongs to a step (MAML++'s norms) is for the queries after it, too
+        running = self.statistics(step)
+        norm = self.norm(query=True, statistics=running) if state.statistics is None else Norm(state.statistics)
+        out = self.forward_task(step, state.weights, x, norm)
+        self.observe(norm, running)
         return out
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
-        return torch.stack([self.predict(self._with_statistics(state, support), x) for state in self.walk(support, steps)])
+        steps = self.inner_steps if steps is None else steps
+        looks = recorded_steps(steps)
+        states = (state for state in self.walk(support, steps) if state.steps in looks)
+        return torch.stack([self.predict(self.with_statistics(state), x) for state in states])
+
+    def end(self, support: Examples, steps: int | None = None) -> Adapted:
+        """Where `walk` ends."""
+        for state in self.walk(support, steps):
+            last = state
+        return last
 
     def walk(self, support: Examples, steps: int | None = None) -> Iterator[Adapted]:
-        """Each task's weights after 0, 1, … ``steps`` steps (None: as in training)."""
-        along = inner_loop(
-            lambda step, weights: self.support_losses(step, weights, support),
+        """Each task after 0, 1, … ``steps`` inner steps (None: as in training)."""
+        steps = self.inner_steps if steps is None else steps
+        batches = self.batches(support, steps)
+        path = inner_loop(
+            lambda step, weights: self.support_losses(step, weights, batches[step]),
             self.initial(),
             support.x.shape[0],
             self.rule(),
-            self.inner_steps if steps is None else steps,
+            steps,
             first_order=self.first_order,
             frozen=self.frozen,
             recompute=self.recompute,
         )
-        for number, weights in enumerate(along):
-            yield Adapted(weights, None, number)
+        for number, (weights, carried) in enumerate(path):
+            yield Adapted(weights, None, number, support, carried)
 
-    def _with_statistics(self, state: Adapted, support: Examples) -> Adapted:
+    def with_statistics(self, state: Adapted) -> Adapted:
+        """``state`` with the statistics of its support set, under the mode `support`."""
         if self.batch_norm != "support":
             return state
         norm = Norm(record="graph")
-        self.forward_task(max(state.steps - 1, 0), state.weights, support.x, norm)
+        self.forward_task(max(state.steps - 1, 0), state.weights, state.support.x, norm)
         return state._replace(statistics=norm.seen)
 
 
-def weights_like(names: Weights, patterns: tuple[str, ...], key: str) -> frozenset[str]:
-    """The names that match one of ``patterns`` (`norms.*`).
-
-    Raises:
-        RangeError: there are patterns and none matches, or nothing would be left.
-    """
-    found = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
-    require(not patterns or bool(found), key, list(patterns), f"patterns of weights among {', '.join(names)}")
-    require(len(found) < len(names), key, list(patterns), "patterns that leave a weight to adapt")
-    return found
+def matching(names: Iterable[str], patterns: Iterable[str]) -> frozenset[str]:
+    """The names that match one of ``patterns`` (`norms.*`)."""
+    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def one_head(spec: TaskSpec) -> int:

@@ -1,7 +1,7 @@
 """Model-agnostic meta-learning (Finn, Abbeel and Levine, ICML 2017), second and first order."""
 
 from metarun.algo.algorithm import BatchNormMode
-from metarun.algo.inner_loop import Descent, GradientLearner, Rule, one_head, weights_like
+from metarun.algo.inner_loop import Descent, GradientLearner, Rule, matching, one_head
 from metarun.config import require
 from metarun.episodes import TaskSpec
 from metarun.model.network import NetworkFactory
@@ -51,7 +51,10 @@ class MAML(GradientLearner):
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         self.inner_lr = inner_lr
         self.network = network(one_head(spec))
-        self.frozen = weights_like(self.network.weights(), frozen, "frozen")
+        names = self.network.weights()
+        self.frozen = matching(names, frozen)
+        require(not frozen or bool(self.frozen), "frozen", list(frozen), f"patterns of weights among {', '.join(names)}")
+        require(len(self.frozen) < len(names), "frozen", list(frozen), "patterns that leave a weight to adapt")
 
     def rule(self) -> Rule:
         return Descent(lambda step, name: self.inner_lr)

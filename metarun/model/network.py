@@ -145,3 +145,11 @@ def as_network(made: Any, key: str = "model") -> Network:
     if isinstance(made, nn.Module):
         return Vectorised(made)
     raise ConfigError(f"{key}: expected a torch.nn.Module, found {type(made).__name__}")
+
+
+@torch.no_grad()
+def embedding_shape(network: Network, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what ``network`` makes of one input, (d,) or that of feature maps."""
+    weight = next(network.parameters())
+    two = weight.new_zeros(1, 2, *input_shape)  # two: a batch norm over a single value fails
+    return tuple(network(network.weights(), two).shape[2:])

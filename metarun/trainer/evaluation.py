@@ -26,7 +26,7 @@ def evaluate(
     ensemble: list[Weights] | None = None,
     on_chunk: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float64]:
-    """Score of each task after each inner step, (steps + 1, tasks); (1, tasks) for learners without steps.
+    """Score of each task after each of the `recorded_steps`, (looks, tasks); (1, tasks) for learners without steps.
 
     The score is accuracy for classification and mean squared error for regression. Nothing that training continues from
     changes: no statistics are written and the learner's mode is put back.
@@ -79,10 +79,8 @@ def work_of(algorithm: Algorithm, one: Episodes) -> int:
 
     Counted and not timed, so that the same run always finds the same.
     """
-    network = algorithm.network
     with testing(algorithm), FlopCounterMode(display=False) as counter:
-        for part in (one.support, one.query):
-            network(network.weights(), part.x)
+        algorithm.network_pass(one)
     return int(counter.get_total_flops())
 
 

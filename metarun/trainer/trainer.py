@@ -28,6 +28,9 @@ from metarun.trainer.machine import Interrupted, Signals
 
 log = logging.getLogger(__name__)
 
+FALLING = {"linear": ("PolynomialLR", "total_iters"), "cosine": ("CosineAnnealingLR", "T_max")}
+"""Schedules of the outer rate that need nothing but the number of updates: torch's class, and what it calls that number."""
+
 SAMPLED_VALUES = 2**16
 """Input numbers sampled ahead of the updates that use them: a cheap task costs more to ask for than to make."""
 
@@ -71,7 +74,8 @@ class Trainer:
         iterations: outer updates of each stage.
         tasks: tasks of an update (the meta-batch).
         optimizer: of the outer loop: a `_target_` with its arguments.
-        scheduler: of its learning rate, stepped every update, likewise; null: constant.
+        scheduler: of its learning rate, stepped every update: "linear" or "cosine" falls to 0 over all updates of the run; or a
+            `_target_` with its arguments; null: constant.
         clip: largest norm of the outer gradient; null: not clipped.
         validate_every: updates between validations; null: none.
         val_tasks, test_tasks: tasks of a validation and of the test.
@@ -93,7 +97,7 @@ class Trainer:
         iterations: int,
         tasks: int,
         optimizer: dict[str, Any],
-        scheduler: dict[str, Any] | None = None,
+        scheduler: Literal["linear", "cosine"] | dict[str, Any] | None = None,
         clip: float | None = None,
         validate_every: int | None = None,
         val_tasks: int = 200,
@@ -174,7 +178,11 @@ class _Job:
         parameters = list(algorithm.parameters())
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}
         self.optimizer = build({**fused, **trainer.optimizer}, parameters, key="trainer.optimizer")
-        self.scheduler = trainer.scheduler and build(trainer.scheduler, self.optimizer, key="trainer.scheduler")
+        schedule = trainer.scheduler
+        if isinstance(schedule, str):
+            name, over = FALLING[schedule]
+            schedule = {"_target_": f"torch.optim.lr_scheduler.{name}", over: max(self.total, 1)}
+        self.scheduler = schedule and build(schedule, self.optimizer, key="trainer.scheduler")
         self.position = Position()
         self.best_states: list[dict[str, Tensor]] = []
         self.loss_sum = torch.zeros((), device=self.device)

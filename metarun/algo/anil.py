@@ -1,0 +1,88 @@
+"""ANIL, almost no inner loop (Raghu, Raghu, Bengio and Vinyals, ICLR 2020)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metarun.algo.algorithm import Algorithm, BatchNormMode, recorded_steps, task_losses
+from metarun.algo.inner_loop import Descent, inner_loop, one_head
+from metarun.config import require
+from metarun.episodes import Examples, TaskSpec
+from metarun.model.layers import linear
+from metarun.model.network import NetworkFactory, Weights, embedding_shape
+from metarun.model.norm import Norm, Statistics
+
+
+class Heads(NamedTuple):
+    """Each task's head after 0 … steps inner steps, with the statistics that queries are normalised with (None: their own)."""
+
+    path: list[Weights]
+    statistics: Statistics | None
+
+
+class ANIL(Algorithm):
+    """MAML whose inner loop adapts the linear head alone (section 4 of the paper).
+
+    The body embeds support and queries once an update, whatever the number of inner steps; the outer loop trains body and
+    head, through the inner steps.
+
+    Args:
+        inner_lr: rate of the inner steps, on the mean support loss.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        first_order: leave out the second derivatives (the body still learns through the features).
+        batch_norm: see `MAML`; "support" normalises queries by the support set's statistics.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        inner_steps: int = 5,
+        test_steps: int = 10,
+        first_order: bool = False,
+        batch_norm: BatchNormMode = "transductive",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        require(inner_steps > 0, "inner_steps", inner_steps, "1 or more")
+        require(test_steps >= 0, "test_steps", test_steps, "0 or more")
+        self.inner_lr, self.inner_steps, self.steps, self.first_order = inner_lr, inner_steps, test_steps, first_order
+        self.network = network(None)
+        self.head = nn.Linear(embedding_shape(self.network, spec.input_shape)[0], one_head(spec))
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Heads:
+        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
+        features = self.network(self.network.weights(), support.x, norm)
+
+        def losses(step: int, head: Weights) -> Tensor:
+            return task_losses(linear(features, head["weight"], head["bias"]), support.y)
+
+        path = inner_loop(
+            losses,
+            dict(self.head.named_parameters()),
+            support.x.shape[0],
+            Descent(lambda step, name: self.inner_lr),
+            self.inner_steps if steps is None else steps,
+            first_order=self.first_order,
+        )
+        return Heads([head for head, _ in path], norm.seen if self.batch_norm == "support" else None)
+
+    def predict(self, state: Heads, x: Tensor) -> Tensor:
+        last = state.path[-1]
+        return linear(self._queries(state, x), last["weight"], last["bias"])
+
+    def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
+        state = self.adapt(support, steps)
+        features = self._queries(state, x)
+        heads = [state.path[step] for step in recorded_steps(len(state.path) - 1)]
+        return torch.stack([linear(features, head["weight"], head["bias"]) for head in heads])
+
+    def _queries(self, state: Heads, x: Tensor) -> Tensor:
+        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
+        features = self.network(self.network.weights(), x, norm)
+        self.observe(norm)
+        return features

@@ -1,0 +1,143 @@
+"""Baselines without meta-learning: ordinary training on all tasks together, or none, then fine-tuning on the support set."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
+from metarun.algo.inner_loop import Adam, Descent, GradientLearner, Rule, one_head
+from metarun.config import ConfigError, require
+from metarun.episodes import Episodes, TaskSpec
+from metarun.model.layers import linear
+from metarun.model.network import Network, NetworkFactory, Weights, embedding_shape
+from metarun.model.norm import Norm
+
+InnerOptimizer = Literal["sgd", "adam"]
+
+
+class FineTuner(GradientLearner):
+    """What the fine-tuning baselines share: inner steps on the support set that training knows nothing of."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        inner_lr: float,
+        test_steps: int,
+        inner_optimizer: InnerOptimizer,
+        batch_norm: str,
+        task_chunk: int | None,
+    ) -> None:
+        super().__init__(
+            spec,
+            inner_steps=max(test_steps, 1),
+            test_steps=test_steps,
+            first_order=True,
+            batch_norm=batch_norm,
+            task_chunk=task_chunk,
+        )
+        require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        self.inner_lr, self.inner_optimizer = inner_lr, inner_optimizer
+
+    def rule(self) -> Rule:
+        return Adam(self.inner_lr) if self.inner_optimizer == "adam" else Descent(lambda step, name: self.inner_lr)
+
+
+class Finetune(FineTuner):
+    """Train one network on the examples of all tasks pooled, then fine-tune it on each test task's support set.
+
+    Regression learns one function for all tasks (the pre-trained baseline of Finn et al. 2017, section 5.1). Classification learns to
+    tell all training classes apart, and a test task gets a new linear head that starts at zero (Chen et al.
+    2019, "A closer look at few-shot classification"; there the head alone is tuned). With ``test_steps=0`` regression is the
+    plain supervised learner, which does not look at the support set.
+
+    Args:
+        inner_lr: rate of the fine-tuning steps.
+        test_steps: fine-tuning steps.
+        tune: "all" weights or the "head" alone.
+        inner_optimizer: of the fine-tuning steps.
+        batch_norm: of fine-tuning and test: "running", or those of `MAML`.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        test_steps: int = 10,
+        tune: Literal["all", "head"] = "all",
+        inner_optimizer: InnerOptimizer = "sgd",
+        batch_norm: BatchNormMode = "running",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, inner_lr, test_steps, inner_optimizer, batch_norm, task_chunk)
+        self.network, self.tune = network(None), tune
+        self.head = pooled_head(spec, self.network)
+
+    def initial(self) -> Weights:
+        head: Weights = {f"head.{name}": w for name, w in self.head.named_parameters()}
+        if self.spec.kind == "classification":  # new classes: nothing is known of them
+            head = {name: w.new_zeros(self.spec.outputs, *w.shape[1:]) for name, w in head.items()}
+        return self.network.weights() | head if self.tune == "all" else head
+
+    def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
+        body = weights if self.tune == "all" else self.network.weights()
+        return linear(self.network(body, x, norm), weights["head.weight"], weights["head.bias"])
+
+    def chunk(self, episodes: Episodes) -> int | None:
+        return self.task_chunk  # pooled: all tasks of an update are one ordinary batch
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        return pooled_losses(self, self.head, episodes)
+
+
+class Scratch(FineTuner):
+    """No training before the test: each task is learned from the same random initialisation, with its support set alone.
+
+    Args:
+        inner_lr: rate of the steps.
+        test_steps: steps.
+        inner_optimizer: of the steps.
+        batch_norm: see `MAML`; there are no running statistics.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    trains = False
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        test_steps: int = 100,
+        inner_optimizer: InnerOptimizer = "adam",
+        batch_norm: Literal["transductive", "support"] = "transductive",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, inner_lr, test_steps, inner_optimizer, batch_norm, task_chunk)
+        self.network = network(one_head(spec))
+
+
+def pooled_head(spec: TaskSpec, network: Network) -> nn.Linear:
+    """What turns the network's embedding into the outputs of training on all tasks pooled: all training classes, or targets.
+
+    Raises:
+        ConfigError: the data do not number the training classes.
+    """
+    outputs = spec.outputs if spec.kind == "regression" else spec.train_classes
+    if outputs is None:
+        raise ConfigError(f"data={spec.name}: pooled training tells the training classes apart, and these data do not number them")
+    return nn.Linear(embedding_shape(network, spec.input_shape)[0], outputs)
+
+
+def pooled_losses(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> Tensor:
+    """Losses (T,) of one network and one ``head`` on the support and query examples of all tasks, as one batch."""
+    support, query = episodes.support, episodes.query
+    x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
+    if support.ways is not None:
+        y = episodes.context["classes"].gather(1, y)
+    norm = algorithm.norm(query=True)
+    features = algorithm.network(algorithm.network.weights(), x.flatten(0, 1).unsqueeze(0), norm)
+    algorithm.observe(norm)
+    return task_losses(head(features).view(*x.shape[:2], -1), y)

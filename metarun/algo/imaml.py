@@ -1,0 +1,124 @@
+"""Implicit MAML (Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from metarun.algo.algorithm import BatchNormMode, task_losses
+from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
+from metarun.config import require
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.network import NetworkFactory, Weights
+
+
+class IMAML(GradientLearner):
+    """MAML whose outer gradient needs the inner loop's end alone: memory does not grow with inner steps (Algorithms 1 and 2).
+
+    The inner loop descends the support loss plus proximal / 2 · ‖φ − θ‖² (equation 3). At its minimum the outer gradient is
+    (I + H / proximal)⁻¹ g, with H the Hessian of the support loss and g the query gradient, both at φ (Lemma 1); the linear
+    system is solved for all tasks at once by conjugate gradient on Hessian-vector products.
+
+    Where the support loss is not convex at φ, I + H / proximal may be indefinite; ``damping`` adds to its diagonal, as in the
+    released code (github.com/aravindr93/imaml_dev, 1.0 there).
+
+    Args:
+        inner_lr: rate of the inner steps, on the mean support loss.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        proximal: strength λ of the pull towards the slow weights.
+        cg_steps: steps of conjugate gradient.
+        damping: added to the diagonal of the system.
+        batch_norm: see `MAML`.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        inner_steps: int = 16,
+        test_steps: int = 16,
+        proximal: float = 2.0,
+        cg_steps: int = 5,
+        damping: float = 0.0,
+        batch_norm: BatchNormMode = "transductive",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(
+            spec, inner_steps=inner_steps, test_steps=test_steps, first_order=True, batch_norm=batch_norm, task_chunk=task_chunk
+        )
+        require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        require(proximal > 0, "proximal", proximal, "a number above 0")
+        require(cg_steps > 0, "cg_steps", cg_steps, "1 or more")
+        require(damping >= 0, "damping", damping, "0 or more")
+        self.inner_lr, self.proximal, self.cg_steps, self.damping = inner_lr, proximal, cg_steps, damping
+        self.network = network(one_head(spec))
+
+    def rule(self) -> Rule:
+        return Descent(lambda step, name: self.inner_lr)
+
+    def support_losses(self, step: int, weights: Weights, support: Examples) -> Tensor:
+        start = self.network.weights()
+        away = sum((w - start[name].detach()).square().flatten(1).sum(1) for name, w in weights.items())
+        return super().support_losses(step, weights, support) + self.proximal / 2 * away
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        losses = []
+        for part in episodes.split(self.chunk(episodes)):
+            with torch.no_grad():
+                end = self.end(part.support)
+            found = self._implicit_gradient(end, part)
+            losses.append(found[1])
+            for name, w in self.network.weights().items():
+                gradient = found[0][name].sum(0) / len(episodes)
+                w.grad = gradient if w.grad is None else w.grad + gradient
+        self.write_statistics()
+        return torch.cat(losses)
+
+    def _implicit_gradient(self, end: Adapted, episodes: Episodes) -> tuple[Weights, Tensor]:
+        """Outer gradient of each task, (T, …) by weight, and the query losses (T,)."""
+        fast = {name: w.detach().requires_grad_() for name, w in end.weights.items()}
+        state = self.with_statistics(end._replace(weights=fast))
+        losses = task_losses(self.predict(state, episodes.query.x), episodes.query.y)
+        query = torch.autograd.grad(losses.sum(), list(fast.values()))
+        support = super().support_losses(self.inner_steps, fast, episodes.support)
+        slope = torch.autograd.grad(support.sum(), list(fast.values()), create_graph=True)
+
+        def system(v: list[Tensor]) -> list[Tensor]:
+            curved = torch.autograd.grad(slope, list(fast.values()), v, retain_graph=True)
+            return [(1 + self.damping) * a + h / self.proximal for a, h in zip(v, curved, strict=True)]
+
+        solved = conjugate_gradient(system, list(query), self.cg_steps)
+        return dict(zip(fast, solved, strict=True)), losses.detach()
+
+
+def conjugate_gradient(system: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], steps: int) -> list[Tensor]:
+    """Solve ``system(x)`` = ``b`` for T symmetric positive definite systems at once, each tensor with the task axis first.
+
+    A task whose system shows itself as indefinite stays at the last good solution: its direction is not followed.
+    """
+    x = [torch.zeros_like(part) for part in b]
+    residual, direction = list(b), list(b)
+    rest = _dot(residual, residual)
+    for _ in range(steps):
+        pushed = system(direction)
+        curvature = _dot(direction, pushed)
+        going = (curvature > 0) & (rest > 0)
+        length = torch.where(going, rest / curvature.where(going, torch.ones_like(rest)), 0.0)
+        x = [_along(a, length, d) for a, d in zip(x, direction, strict=True)]
+        residual = [_along(r, -length, p) for r, p in zip(residual, pushed, strict=True)]
+        next_rest = _dot(residual, residual)
+        turn = torch.where(going, next_rest / rest.where(going, torch.ones_like(rest)), 0.0)
+        direction = [_along(r, turn, d) for r, d in zip(residual, direction, strict=True)]
+        rest = next_rest
+    return x
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Of each task, (T,)."""
+    return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
+
+
+def _along(a: Tensor, length: Tensor, b: Tensor) -> Tensor:
+    return a + length.view(-1, *[1] * (b.dim() - 1)) * b

@@ -1,0 +1,112 @@
+"""MAML++ (Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019)."""
+
+import torch
+from torch import Tensor, nn
+
+from metarun.algo.algorithm import BatchNormMode, task_losses
+from metarun.algo.inner_loop import Descent, GradientLearner, LearnedRates, Rule, matching, one_head
+from metarun.config import require
+from metarun.episodes import Episodes, TaskSpec
+from metarun.model.network import NetworkFactory, Weights
+from metarun.model.norm import Norm, RunningStatistics
+
+
+class MAMLpp(GradientLearner):
+    """MAML with what makes it stable (section 4): multi-step loss, learned rates, and batch norms that belong to a step.
+
+    - Multi-step loss (equation 4): queries are scored after every inner step. All steps count alike at first; over the share
+      ``multi_step`` of training the weight moves to the last step, which then counts alone.
+    - Learned rates: one a tensor of weights and inner step.
+    - Batch norms: each step has its own scale and shift, which do not adapt in the inner loop, and under "running" its own
+      running statistics.
+    - Derivative-order annealing: the first order until ``first_order_until`` of training is done (0: never, as in the code).
+
+    The cosine schedule of the outer rate is `trainer.scheduler`, the mean of the five best checkpoints' predictions
+    `trainer.keep_best=5`. A test may take more steps than training; a step beyond the last one has the last one's rates and norms.
+
+    The released code (github.com/AntreasAntoniou/HowToTrainYourMAMLPytorch) keeps running statistics but always normalises with
+    those of the batch: "transductive" here.
+
+    Args:
+        inner_lr: initial rate of the inner steps.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        multi_step: share of training, from 0 (the last step counts alone from the start) to 1, over which steps before the last
+            lose their weight.
+        first_order_until: share of training that leaves out the second derivatives.
+        per_step: patterns of the weights that each step has its own of, and that do not adapt.
+        batch_norm: see `MAML`.
+        recompute: compute inner steps twice and keep one step's activations at a time.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        inner_steps: int = 5,
+        test_steps: int = 5,
+        multi_step: float = 0.15,
+        first_order_until: float = 0.0,
+        per_step: tuple[str, ...] = ("norms.*",),
+        batch_norm: BatchNormMode = "transductive",
+        recompute: bool = False,
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(
+            spec,
+            inner_steps=inner_steps,
+            test_steps=test_steps,
+            first_order=False,
+            batch_norm=batch_norm,
+            recompute=recompute,
+            task_chunk=task_chunk,
+        )
+        require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        require(0 <= multi_step <= 1, "multi_step", multi_step, "0 to 1, a share of training")
+        require(0 <= first_order_until <= 1, "first_order_until", first_order_until, "0 to 1, a share of training")
+        self.multi_step, self.first_order_until = multi_step, first_order_until
+        self.network = network(one_head(spec))
+        weights = self.network.weights()
+        self.frozen = matching(weights, per_step)
+        self.rates = LearnedRates({n: w for n, w in weights.items() if n not in self.frozen}, inner_lr, "tensor", inner_steps)
+        self.own_names = sorted(self.frozen)
+        self.own = nn.ParameterList(
+            weights[name].detach().repeat(inner_steps, *[1] * weights[name].dim()) for name in self.own_names
+        )
+        for name in self.own_names:  # every step replaces them by its own
+            weights[name].requires_grad_(False)
+        channels = self.network.statistics.channels if batch_norm == "running" else {}
+        self.step_statistics = nn.ModuleList(RunningStatistics(channels) for _ in range(inner_steps))
+
+    def rule(self) -> Rule:
+        return Descent(self.rates)
+
+    def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
+        step = min(step, self.inner_steps - 1)
+        own = {name: values[step] for name, values in zip(self.own_names, self.own, strict=True)}
+        return self.network(weights | own, x, norm)
+
+    def statistics(self, step: int) -> RunningStatistics:
+        of_step: RunningStatistics = self.step_statistics[min(step, self.inner_steps - 1)]  # type: ignore[assignment]
+        return of_step
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        self.first_order = self.progress < self.first_order_until
+        if self.progress >= self.multi_step:
+            return super().losses(episodes)
+        query = episodes.query
+        total = torch.zeros(len(episodes), device=query.x.device, dtype=query.x.dtype)
+        states = list(self.walk(episodes.support))[1:]
+        for weight, state in zip(self.step_weights(), states, strict=True):
+            total = total + weight * task_losses(self.predict(self.with_statistics(state), query.x), query.y)
+        return total
+
+    def step_weights(self) -> list[float]:
+        """How much the queries' loss after each inner step counts now; they add up to 1.
+
+        A step before the last one falls from 1/S to a floor of 0.03/S, as in the released code.
+        """
+        steps = self.inner_steps
+        early = max(1 / steps * (1 - self.progress / self.multi_step), 0.03 / steps)
+        return [early] * (steps - 1) + [1 - early * (steps - 1)]

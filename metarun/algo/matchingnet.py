@@ -1,0 +1,93 @@
+"""Matching networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra, NeurIPS 2016)."""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.algo.algorithm import Algorithm, BatchNormMode
+from metarun.config import ConfigError, require
+from metarun.episodes import Examples, Kind, TaskSpec
+from metarun.model.network import NetworkFactory, embedding_shape
+from metarun.model.norm import Norm, Statistics
+
+
+class Memory(NamedTuple):
+    """A support set's embeddings (T, n, d) and labels one-hot (T, n, ways), with what queries are normalised with."""
+
+    keys: Tensor
+    labels: Tensor
+    statistics: Statistics | None
+
+
+class MatchingNet(Algorithm):
+    """Classify by attention over the support set: the sum of its labels, weighted by a softmax of cosine similarity (equation 1).
+
+    Full context embeddings (section 2.1.2, appendix A) let an embedding depend on the whole support set: a bidirectional LSTM
+    reads the support set in the order given, a query is refined by an LSTM that attends to it ``read_steps`` times. Queries do not
+    see each other.
+
+    Args:
+        context: full context embeddings.
+        read_steps: reads of the support set in a query's embedding, with ``context``.
+        sharpness: factor of the cosine in the softmax; the paper has none, 1.
+        batch_norm: whose statistics normalise queries: "transductive" (their own), "support" or "running".
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        context: bool = False,
+        read_steps: int = 5,
+        sharpness: float = 1.0,
+        batch_norm: BatchNormMode = "running",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        require(read_steps > 0, "read_steps", read_steps, "1 or more")
+        require(sharpness > 0, "sharpness", sharpness, "a number above 0")
+        self.network, self.read_steps, self.sharpness = network(None), read_steps, sharpness
+        shape = embedding_shape(self.network, spec.input_shape)
+        if len(shape) != 1:
+            raise ConfigError(f"model: matchingnet compares vectors, and this network gives {shape}; set model.features=flatten")
+        self.of_support: nn.LSTM | None = None
+        if context:
+            self.of_support = nn.LSTM(*shape, *shape, batch_first=True, bidirectional=True)
+            self.of_query = nn.LSTMCell(2 * shape[0], *shape)
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Memory:
+        if support.ways is None:
+            raise ValueError("matching networks need labels")
+        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
+        keys = self.network(self.network.weights(), support.x, norm)
+        if self.of_support is not None:
+            both, _ = self.of_support(keys)
+            keys = keys + both[..., : keys.shape[-1]] + both[..., keys.shape[-1] :]
+        labels = F.one_hot(support.y, support.ways).to(keys.dtype)
+        return Memory(keys, labels, norm.seen if self.batch_norm == "support" else None)
+
+    def predict(self, state: Memory, x: Tensor) -> Tensor:
+        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
+        queries = self.network(self.network.weights(), x, norm)
+        self.observe(norm)
+        if self.of_support is not None:
+            queries = self._attend(queries, state.keys)
+        similarity = F.normalize(queries, dim=-1) @ F.normalize(state.keys, dim=-1).mT
+        attention = (self.sharpness * similarity).softmax(-1)
+        return (attention @ state.labels).clamp(min=1e-12).log()
+
+    def _attend(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Queries (T, n, d) in the context of the support set's embeddings (T, m, d)."""
+        still = queries.flatten(0, 1)
+        out, cell, read = still, torch.zeros_like(still), keys.mean(1, keepdim=True).expand_as(queries).flatten(0, 1)
+        for _ in range(self.read_steps):
+            hidden, cell = self.of_query(torch.cat([still, read], 1), (out, cell))
+            out = hidden + still
+            attention = (out.view_as(queries) @ keys.mT).softmax(-1)
+            read = (attention @ keys).flatten(0, 1)
+        return out.view_as(queries)

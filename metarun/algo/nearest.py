@@ -1,0 +1,68 @@
+"""The nearest-neighbour baseline, on raw inputs or in an embedding that was trained on the pooled training classes."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarun.algo.algorithm import Algorithm, BatchNormMode
+from metarun.algo.finetune import pooled_head, pooled_losses
+from metarun.algo.protonet import squared_distances
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.network import NetworkFactory
+from metarun.model.norm import Norm, Statistics
+
+
+class Neighbours(NamedTuple):
+    """A support set in the space where distances are taken, (T, n, d), and what queries are normalised with."""
+
+    points: Tensor
+    support: Examples
+    statistics: Statistics | None
+
+
+class Nearest(Algorithm):
+    """A query is what the support example nearest to it is (Euclidean distance).
+
+    The embedding is that of `Finetune`: one network for all training classes, or one function for all tasks.
+
+    Args:
+        space: "inputs", which trains nothing, or "embedding".
+        batch_norm: of the embedding in a test; see `MAML`.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        space: Literal["inputs", "embedding"] = "inputs",
+        batch_norm: BatchNormMode = "running",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        self.network, self.space, self.trains = network(None), space, space == "embedding"
+        self.head = pooled_head(spec, self.network)
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Neighbours:
+        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
+        return Neighbours(self._place(support.x, norm), support, norm.seen if self.batch_norm == "support" else None)
+
+    def predict(self, state: Neighbours, x: Tensor) -> Tensor:
+        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
+        distances = squared_distances(self._place(x, norm), state.points)
+        if state.support.ways is None:
+            nearest = distances.argmin(-1, keepdim=True).expand(-1, -1, state.support.y.shape[-1])
+            return state.support.y.gather(1, nearest)
+        # The distance to a class is that to the nearest of its examples.
+        among = [distances.masked_fill((state.support.y != c).unsqueeze(1), torch.inf).amin(-1) for c in range(state.support.ways)]
+        return -torch.stack(among, -1)
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        return pooled_losses(self, self.head, episodes)
+
+    def chunk(self, episodes: Episodes) -> int | None:
+        return self.task_chunk
+
+    def _place(self, x: Tensor, norm: Norm) -> Tensor:
+        return x.flatten(2) if self.space == "inputs" else self.network(self.network.weights(), x, norm)

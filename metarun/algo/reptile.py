@@ -1,0 +1,112 @@
+"""Reptile (Nichol, Achiam and Schulman, "On first-order meta-learning algorithms", 2018)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarun.algo.algorithm import task_losses
+from metarun.algo.inner_loop import Adam, Adapted, Descent, GradientLearner, Rule, one_head
+from metarun.config import require
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.network import NetworkFactory
+
+ReptileBatchNorm = Literal["with_support", "one_query", "transductive", "support", "running"]
+
+
+class Reptile(GradientLearner):
+    """Move the initialisation towards where ordinary training on each task ends (Algorithm 2, in batches of tasks).
+
+    The outer gradient is θ minus the mean of the tasks' adapted weights, so the outer step of the paper is
+    `trainer.optimizer` SGD with a rate that falls from 1 to 0. Training takes minibatches of the support set alone, of more shots
+    than a test has (`data.train_shots`), and needs no queries.
+
+    As in the released code (github.com/openai/supervised-reptile) inner Adam has no first moment, and its second moments are
+    carried from task to task; here, where tasks of an update adapt side by side, the mean over them is. A test starts from
+    them and leaves them alone.
+
+    Args:
+        inner_lr: rate of the inner steps.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        inner_batch, test_batch: support examples of an inner step in training and in a test, taken in turn from shufflings of
+            the support set; null, and from the support set's size on: all.
+        inner_optimizer: "adam" or "sgd".
+        beta1: decay of Adam's first moment; 0: none.
+        batch_norm: "with_support" (all queries in one batch with the support set: the paper's transduction), "one_query" (each
+            query with the support set in a batch of its own: the paper without transduction), or the modes of `MAML`.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        inner_steps: int = 5,
+        test_steps: int = 50,
+        inner_batch: int | None = 10,
+        test_batch: int | None = None,
+        inner_optimizer: Literal["adam", "sgd"] = "adam",
+        beta1: float = 0.0,
+        batch_norm: ReptileBatchNorm = "with_support",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(
+            spec,
+            inner_steps=inner_steps,
+            test_steps=test_steps,
+            first_order=True,
+            batch_norm=batch_norm,
+            task_chunk=task_chunk,
+        )
+        require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        require(0 <= beta1 < 1, "beta1", beta1, "0 or more and below 1")
+        for key, size in {"inner_batch": inner_batch, "test_batch": test_batch}.items():
+            require(size is None or size > 0, key, size, "1 or more, or null")
+        self.inner_lr, self.inner_batch, self.test_batch = inner_lr, inner_batch, test_batch
+        self.inner_optimizer, self.beta1 = inner_optimizer, beta1
+        self.network = network(one_head(spec))
+        self.register_buffer("count", torch.zeros(()))
+        for i, w in enumerate(self.network.weights().values() if inner_optimizer == "adam" else ()):
+            self.register_buffer(f"second_{i}", torch.zeros_like(w))
+
+    def rule(self) -> Rule:
+        if self.inner_optimizer == "sgd":
+            return Descent(lambda step, name: self.inner_lr)
+        seconds = {name: self.get_buffer(f"second_{i}") for i, name in enumerate(self.network.weights())}
+        return Adam(self.inner_lr, self.beta1, seconds=(seconds, self.get_buffer("count")))
+
+    def batches(self, support: Examples, steps: int) -> Sequence[Examples]:
+        size, count = self.inner_batch if self.training else self.test_batch, support.x.shape[1]
+        if size is None or size >= count:
+            return [support] * steps
+        # A test draws the same whenever it is made; in training torch's own generator is a function of the update.
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        shuffles = [torch.randperm(count, generator=generator) for _ in range(-(-steps * size // count))]
+        order = torch.cat(shuffles)[: steps * size].to(support.x.device)
+        return [Examples(support.x[:, part], support.y[:, part], support.ways) for part in order.split(size)]
+
+    @torch.no_grad()
+    def backward(self, episodes: Episodes) -> Tensor:
+        losses, seconds = [], []
+        for part in episodes.split(self.chunk(episodes)):
+            end = self.end(part.support)
+            losses.append(task_losses(self.predict(end, part.query.x), part.query.y))
+            for name, w in self.network.weights().items():
+                away = (w - end.weights[name]).sum(0) / len(episodes)
+                w.grad = away if w.grad is None else w.grad + away
+            seconds.append({name: end.carried[f"second.{name}"].sum(0) for name in end.weights if end.carried})
+        for i, name in enumerate(seconds[0]):
+            self.get_buffer(f"second_{i}").copy_(torch.stack([some[name] for some in seconds]).sum(0) / len(episodes))
+        self.get_buffer("count").add_(self.inner_steps)
+        self.write_statistics()
+        return torch.cat(losses)
+
+    def predict(self, state: Adapted, x: Tensor) -> Tensor:
+        if self.batch_norm not in ("with_support", "one_query") or not self.network.statistics.channels:
+            return super().predict(state, x)
+        queries = x.split(1, 1) if self.batch_norm == "one_query" else (x,)
+        shots = state.support.x.shape[1]
+        passes = [self.network(state.weights, torch.cat([state.support.x, part], 1))[:, shots:] for part in queries]
+        return torch.cat(passes, 1)
