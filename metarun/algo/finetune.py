@@ -46,8 +46,8 @@ class FineTuner(GradientLearner):
 class Finetune(FineTuner):
     """Train one network on the examples of all tasks pooled, then fine-tune it on each test task's support set.
 
-    Regression learns one function for all tasks (the pre-trained baseline of Finn et al. 2017, section 5.1). Classification learns to
-    tell all training classes apart, and a test task gets a new linear head that starts at zero (Chen et al.
+    Regression learns one function for all tasks (the pre-trained baseline of Finn et al. 2017, section 5.1). Classification learns
+    to tell all training classes apart, and a test task gets a new linear head that starts at zero (Chen et al.
     2019, "A closer look at few-shot classification"; there the head alone is tuned). With ``test_steps=0`` regression is the
     plain supervised learner, which does not look at the support set.
 

@@ -96,15 +96,16 @@ class IMAML(GradientLearner):
 def conjugate_gradient(system: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], steps: int) -> list[Tensor]:
     """Solve ``system(x)`` = ``b`` for T symmetric positive definite systems at once, each tensor with the task axis first.
 
-    A task whose system shows itself as indefinite stays at the last good solution: its direction is not followed.
+    A task that is solved to rounding, or whose system shows itself as indefinite, stays where it is.
     """
     x = [torch.zeros_like(part) for part in b]
     residual, direction = list(b), list(b)
     rest = _dot(residual, residual)
+    solved = torch.finfo(rest.dtype).eps ** 2 * rest
     for _ in range(steps):
         pushed = system(direction)
         curvature = _dot(direction, pushed)
-        going = (curvature > 0) & (rest > 0)
+        going = (curvature > 0) & (rest > solved)
         length = torch.where(going, rest / curvature.where(going, torch.ones_like(rest)), 0.0)
         x = [_along(a, length, d) for a, d in zip(x, direction, strict=True)]
         residual = [_along(r, -length, p) for r, p in zip(residual, pushed, strict=True)]

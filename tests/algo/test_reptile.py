@@ -1,0 +1,92 @@
+"""Reptile against training a plain network on each task."""
+
+import pytest
+import torch
+from reference import gradients_of, plain_conv4, plain_loss, plain_mlp
+from small import LINE, PICTURES, conv, images, mlp, regression
+
+from metarun.algo.reptile import Reptile
+
+KINDS = {"mlp": (LINE, mlp, regression, plain_mlp), "conv": (PICTURES, conv, images, lambda w, x: plain_conv4(w, x)[0])}
+OPTIMIZERS = {
+    "sgd": lambda weights: torch.optim.SGD(weights, lr=0.1),
+    "adam": lambda weights: torch.optim.Adam(weights, lr=0.1, betas=(0.0, 0.999)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("batch", [None, 3])
+def test_the_outer_gradient_is_the_way_back_from_where_training_ends(kind, optimizer, batch):
+    spec, factory, episodes, forward = KINDS[kind]
+    algorithm = Reptile(spec, factory, 0.1, inner_steps=4, inner_batch=batch, inner_optimizer=optimizer).double()
+    tasks = episodes(tasks=2)
+    torch.manual_seed(5)
+    batches = algorithm.batches(tasks.support, 4)
+    torch.manual_seed(5)
+    losses, found = gradients_of(algorithm, tasks)
+    ends = []
+    for t in range(len(tasks)):
+        weights = {name: w.detach().clone().requires_grad_() for name, w in algorithm.network.weights().items()}
+        steps = OPTIMIZERS[optimizer](list(weights.values()))
+        for examples in batches:
+            steps.zero_grad()
+            plain_loss(forward(weights, examples.x[t]), examples.y[t]).backward()
+            steps.step()
+        ends.append(weights)
+    for name, w in algorithm.network.weights().items():
+        mean = torch.stack([end[name].detach() for end in ends]).mean(0)
+        torch.testing.assert_close(found[f"network.{name}"], (w - mean).detach(), rtol=1e-8, atol=1e-10)
+    assert losses.shape == (2,)
+
+
+def test_minibatches_go_through_the_support_set_before_they_repeat():
+    algorithm = Reptile(LINE, mlp, 0.1, inner_batch=4)
+    tasks = regression(tasks=2, shots=6)
+    seen = torch.cat([batch.x[0] for batch in algorithm.batches(tasks.support, 6)]).flatten()
+    for start in range(0, 24, 6):
+        assert torch.equal(seen[start : start + 6].sort().values, tasks.support.x[0].flatten().sort().values)
+    algorithm.eval()
+    algorithm.test_batch = 4
+    first, again = (algorithm.batches(tasks.support, 3)[2].x for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_chunks_change_nothing_and_moments_are_carried():
+    tasks = regression(tasks=4)
+    algorithm = Reptile(LINE, mlp, 0.1, inner_steps=2, inner_batch=None).double()
+    twin = Reptile(LINE, mlp, 0.1, inner_steps=2, inner_batch=None, task_chunk=3).double()
+    twin.load_state_dict(algorithm.state_dict())
+    for learner in (algorithm, twin):
+        learner.backward(tasks)
+    for name, value in algorithm.state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[name], value)
+    assert algorithm.count == 2
+    assert algorithm.second_0.abs().max() > 0
+    before = {name: value.clone() for name, value in algorithm.state_dict().items()}
+    algorithm.eval()
+    with torch.no_grad():
+        algorithm.trajectory(tasks.support, tasks.query.x, 3)
+    for name, value in algorithm.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_whose_statistics_normalise_a_query():
+    tasks = images(tasks=2)
+    learners = {mode: Reptile(PICTURES, conv, 0.1, batch_norm=mode).double().eval() for mode in ("with_support", "one_query")}
+    for learner in learners.values():
+        learner.load_state_dict(learners["one_query"].state_dict())
+    with torch.no_grad():
+        found = {
+            mode: [learner.predict(learner.adapt(tasks.support, 2), x) for x in (tasks.query.x, tasks.query.x[:, 1:2])]
+            for mode, learner in learners.items()
+        }
+        together, alone = found["one_query"]
+        torch.testing.assert_close(together[:, 1:2], alone)
+        torch.testing.assert_close(found["with_support"][1], alone)
+        assert not torch.allclose(found["with_support"][0], together)
+        learner = learners["with_support"]
+        state = learner.adapt(tasks.support, 2)
+        weights = {name: w[1] for name, w in state.weights.items()}
+        both, _ = plain_conv4(weights, torch.cat([tasks.support.x[1], tasks.query.x[1]]))
+        torch.testing.assert_close(found["with_support"][0][1], both[len(tasks.support.x[1]) :])
