@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from metarun.config import CONFIGS
 from metarun.data.images import Classes, ImageTasks
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape
@@ -24,11 +25,15 @@ def test_tasks_are_the_same_on_both_devices():
     assert torch.equal(waves["cuda"].support.x.cpu(), waves["cpu"].support.x)
 
 
-@pytest.mark.parametrize("algo", ["maml", "fomaml", "protonet"])
+ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
+ON_IMAGES = {"protonet", "matchingnet", "relationnet"}
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_trains(metarun, algo, request):
     short = ("trainer.device=cuda", "trainer.iterations=20", "trainer.test_tasks=20", "hydra.run.dir=run")
     data = "sine"
-    if algo == "protonet":
+    if algo in ON_IMAGES:
         request.getfixturevalue("data_root")
         data = "omniglot"
     metarun(f"algo={algo}", f"data={data}", *short)

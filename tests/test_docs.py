@@ -24,11 +24,16 @@ def written(metarun):
     return metarun
 
 
-def test_a_data_set_of_ones_own(written):
+def save_images(folder):
+    """A class is a shade of grey."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(18), 12))
     images = (rng.random((len(labels), 1, 16, 16)) * 100 + 8 * labels[:, None, None, None]).astype(np.uint8)
-    np.savez(written.folder / "images.npz", images=images, labels=labels)
+    np.savez(folder / "images.npz", images=images, labels=labels)
+
+
+def test_a_data_set_of_ones_own(written):
+    save_images(written.folder)
     assert len(blocks("adding.md")["mydata.py"].splitlines()) < 40
     short = ("trainer.iterations=60", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8")
     written("algo=protonet", "data=arrays", "data.path=images.npz", "hydra.run.dir=run", *short)
@@ -40,6 +45,18 @@ def test_a_data_set_of_ones_own(written):
         written("data=arrays", "data.path=none.npz", status=2).stderr == "metarun: data.path=none.npz: No such file or directory\n"
     )
     assert "Images and labels in a .npz file" in written("--help").stdout
+
+
+def test_an_algorithm_of_ones_own(written):
+    save_images(written.folder)
+    assert len(blocks("adding.md")["ridge.py"].splitlines()) < 40
+    short = ("trainer.iterations=60", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8", "hydra.run.dir=run")
+    of_images = ("algo=ridge", "data=arrays", "data.path=images.npz")
+    written(*of_images, "algo.batch_norm=running", *short)
+    results = json.loads((written.folder / "run/results.json").read_text())
+    assert results["test"]["accuracy"]["mean"] > 0.3  # chance is 0.2
+    assert results["protocol"]["batch_norm"] == "running"
+    assert "algo.penalty=-1: expected a number above 0" in written(*of_images, "algo.penalty=-1", status=2).stderr
 
 
 def test_a_network_of_ones_own(written):

@@ -1,0 +1,165 @@
+"""Every algorithm after the same time of training: the table of docs/results.md.
+
+    python scripts/compare.py                        sine, Omniglot and CIFAR-FS, more than an hour on two cores
+    python scripts/compare.py --data sine --seconds 10
+    python scripts/compare.py --algo maml,reptile --data omniglot
+
+A run is as many updates as fit into the time, found by a short trial; validation and test come on top. Runs lie in
+outputs/compare/, and what has finished there is not run again. The table is printed and written to outputs/compare/table.md.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from metarun.algo.algorithm import recorded_steps
+from metarun.run import build_parts
+from metarun.trainer import checkpoint
+from metarun.trainer.evaluation import evaluate, summary
+
+BOTH = ["maml", "fomaml", "anil", "metasgd", "mamlpp", "reptile", "cavia", "imaml", "metalstm", "finetune", "scratch", "nearest"]
+ALGORITHMS = {"sine": [*BOTH, "oracle"], "omniglot": [*BOTH, "protonet", "matchingnet", "relationnet"]}
+ALGORITHMS["cifarfs"] = ALGORITHMS["omniglot"]
+SECONDS = {"sine": 60.0, "omniglot": 90.0, "cifarfs": 90.0}
+FOLDER = Path("outputs/compare")
+STEPS = (0, 1, 5, 10)
+
+
+def metarun(algo: str, data: str, name: str, *overrides: str) -> dict[str, Any] | None:
+    """One run by the command line, and its results; None where it fails, which is said."""
+    path = FOLDER / name
+    command = ["-m", "metarun", f"algo={algo}", f"data={data}", f"hydra.run.dir={path}", *overrides]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    found: dict[str, Any] = json.loads((path / "results.json").read_text())
+    return found
+
+
+def updates_in(seconds: float, algo: str, data: str, *overrides: str) -> int | None:
+    """How many updates fit into the time: trials of more and more updates, until one takes long enough to tell."""
+    count = 10
+    while True:
+        trial = metarun(
+            algo,
+            data,
+            f"trial/{algo}_{data}",
+            f"trainer.iterations={count}",
+            "restart=true",
+            "trainer.validate_every=null",
+            "trainer.test_tasks=2",
+            *overrides,
+        )
+        if trial is None:
+            return None
+        took = trial["train"]["seconds"]
+        if trial["train"]["iterations"] == 0 or took > 3:
+            break
+        count = max(int(count * min(10.0, 4 / max(took, 0.01))), count + 1)
+    return int(seconds * trial["train"]["iterations"] / max(took, 1e-9))
+
+
+def test_with(path: Path, shots: int) -> list[dict[str, Any]]:
+    """Scores of a finished run's learner on its test tasks with other shots, by step."""
+    config = OmegaConf.load(path / ".hydra/config.yaml")
+    config.data.shots = shots
+    parts = build_parts(config)  # type: ignore[arg-type]
+    best, last = (checkpoint.load(path / "checkpoints" / f"{name}.pt") for name in ("best", "last"))
+    states = best["states"] if best else None
+    if states is None and last:
+        parts.algorithm.load_state_dict(last["algorithm"])
+    scores = evaluate(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks, ensemble=states)
+    steps = recorded_steps(parts.algorithm.steps or 0)
+    return [{"step": step, **summary(row)} for step, row in zip(steps, scores, strict=True)]
+
+
+def compare(algo: str, data: str, seconds: float, overrides: list[str]) -> None:
+    """Run one cell, unless it is there."""
+    name = f"{algo}_{data}"
+    if (FOLDER / name / "cell.json").exists():
+        return
+    count = updates_in(seconds, algo, data, *overrides)
+    if count is None:
+        return
+    budget = [f"trainer.iterations={count}", f"trainer.validate_every={max(count // 10, 1)}"]
+    found = metarun(algo, data, name, *budget, *overrides)
+    if found is None:
+        return
+    if data == "sine":
+        shots = {shots: test_with(FOLDER / name, shots) for shots in (5, 10)}
+    else:
+        accuracy = found["test"]["accuracy"]
+        last = found["test"].get("by_step", [{"step": None}])[-1]["step"]
+        shots = {1: [{"step": last, **accuracy}]}
+    (FOLDER / name / "cell.json").write_text(json.dumps({"results": found, "by_shots": shots}))
+    print(f"{name}: {count:,} updates, {found['train']['seconds']:.0f} s", flush=True)
+
+
+def cell(found: dict[str, Any] | None, percent: bool) -> str:
+    if found is None:
+        return ""
+    if found["mean"] is None:
+        return f"not finite on {found['n_nonfinite']} (median {found['median']:.3g})" if found["median"] else "not finite"
+    return f"{100 * found['mean']:.1f} ± {100 * found['ci95']:.1f}" if percent else f"{found['mean']:.3g} ± {found['ci95']:.2g}"
+
+
+def table(data: str) -> str:
+    """A Markdown table of the finished cells."""
+    regression = data == "sine"
+    wanted = [f"{shots}-shot, {step} step{'s' * (step != 1)}" for shots in (5, 10) for step in STEPS] if regression else []
+    head = ["algorithm", "updates", "tasks", "seconds", *(wanted or ["batch norm", "steps", "accuracy, %"])]
+    rows = []
+    for algo in ALGORITHMS[data]:
+        path = FOLDER / f"{algo}_{data}" / "cell.json"
+        if not path.exists():
+            continue
+        kept = json.loads(path.read_text())
+        train, protocol = kept["results"]["train"], kept["results"]["protocol"]
+        row = [algo, f"{train['iterations']:,}", str(protocol["train"]["tasks"]), f"{train['seconds']:.0f}"]
+        if regression:
+            for shots in ("5", "10"):
+                by_step = kept["by_shots"][shots]
+                if len(by_step) == 1:  # a learner without steps: what it says stands under the last
+                    row += [""] * (len(STEPS) - 1) + [cell(by_step[0], percent=False)]
+                    continue
+                steps = {found["step"]: found for found in by_step}
+                shown = {step: cell(steps.get(step), percent=False) for step in STEPS}
+                last = max(steps)
+                if last not in STEPS:
+                    shown[max(STEPS)] += f" ({last}: {cell(steps[last], percent=False)})"
+                row += shown.values()
+        else:
+            last = kept["by_shots"]["1"][0]
+            row += [protocol["batch_norm"] or "", "" if last["step"] is None else str(last["step"]), cell(last, percent=True)]
+        rows.append(row)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="sine,omniglot,cifarfs", help="of " + ", ".join(ALGORITHMS))
+    parser.add_argument("--algo", help="some algorithms; all that suit the data where left out")
+    parser.add_argument("--seconds", type=float, help="of training a run; else 60 on sine and 90 on images")
+    parser.add_argument("overrides", nargs="*", help="for metarun, such as trainer.threads=1 seed=1")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    pages = []
+    for data in given.data.split(","):
+        for algo in given.algo.split(",") if given.algo else ALGORITHMS[data]:
+            if algo in ALGORITHMS[data]:
+                compare(algo, data, given.seconds or SECONDS[data], ["trainer.figures=false", *given.overrides])
+        pages.append(f"### {data}\n\n{table(data)}\n")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "table.md").write_text("\n".join(pages))
+    print("\n".join(pages))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Every algorithm through the same trainer: it trains, is tested, and resumes to the same bytes after a stop anywhere."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from metarun.algo.algorithm import Algorithm
+from metarun.config import CONFIGS, ConfigError
+from metarun.run import run
+from metarun.trainer.machine import Interrupted
+
+ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
+CLASSIFIERS = {"protonet", "matchingnet", "relationnet"}
+SHORT = ["trainer.iterations=6", "trainer.validate_every=2", "trainer.val_tasks=2", "trainer.test_tasks=3", "trainer.tasks=2"]
+PLAIN = ["trainer.figures=false", "trainer.tensorboard=false", "trainer.checkpoint_every=0", "trainer.threads=1"]
+
+
+def start(path, *overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", [*SHORT, *PLAIN, *overrides])
+    choices = {"algo": "a", "data": "d", "model": "m", "cl": "none"}
+    return run(config, choices, path)
+
+
+def weights(path):
+    return torch.load(path / "checkpoints/last.pt", weights_only=True)["algorithm"]
+
+
+def stop_after(monkeypatch, updates):
+    """Let a signal arrive in the middle of an update."""
+    made = []
+    for kind in {Algorithm, *subclasses(Algorithm)}:
+        if "backward" in vars(kind):
+
+            def stopping(self, episodes, own=kind.backward):
+                made.append(1)
+                if len(made) > updates:
+                    raise Interrupted(15, "stopped")
+                return own(self, episodes)
+
+            monkeypatch.setattr(kind, "backward", stopping)
+
+
+def subclasses(kind):
+    return {kind, *(below for child in kind.__subclasses__() for below in subclasses(child))}
+
+
+@pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a not in CLASSIFIERS])
+def test_on_curves(algo, tmp_path, monkeypatch):
+    keys = [f"algo={algo}", "data=sine"]
+    whole = start(tmp_path / "whole", *keys)
+    assert whole["status"] == "finished"
+    assert whole["test"]["mse"]["n_tasks"] == 3
+    if not whole["train"]["iterations"]:
+        return
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            start(tmp_path / "stopped", *keys)
+    again = start(tmp_path / "stopped", *keys)
+    assert again["train"]["resumed_at"] == [3]
+    assert again["test"] == whole["test"]
+    found, expected = weights(tmp_path / "stopped"), weights(tmp_path / "whole")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a != "oracle"])
+def test_on_images(algo, tmp_path, data_root):
+    small = ["trainer.iterations=2", "trainer.tasks=1", "model.filters=4", "trainer.test_tasks=2", "trainer.val_tasks=1"]
+    found = start(tmp_path, f"algo={algo}", "data=omniglot", *small, "data.queries=1", "data.train_ways=null")
+    assert found["status"] == "finished"
+    assert found["protocol"]["batch_norm"] is not None
+    assert 0 <= found["test"]["accuracy"]["mean"] <= 1
+
+
+@pytest.mark.parametrize(("algo", "data"), [("oracle", "omniglot"), ("protonet", "sine"), ("relationnet", "sine")])
+def test_what_does_not_suit_is_refused(algo, data, tmp_path, request):
+    if data == "omniglot":
+        request.getfixturevalue("data_root")
+    with pytest.raises(ConfigError, match=f"but data={data} is"):
+        start(tmp_path, f"algo={algo}", f"data={data}")
