@@ -78,9 +78,14 @@ class Algorithm(nn.Module, ABC):
         """Predictions after each of the `recorded_steps`, (looks, T, n, outputs); (1, T, n, outputs) for learners without steps."""
         return self.predict(self.adapt(support), x).unsqueeze(0)
 
-    def predictions(self, episodes: Episodes, steps: int | None = None) -> Tensor:
-        """What a test scores: `trajectory` for the queries of ``episodes``, whose labels it does not look at."""
-        return self.trajectory(episodes.support, episodes.query.x, steps)
+    def predictions(self, episodes: Episodes, steps: int | None = None, *, path: bool = True) -> Tensor:
+        """What a test scores: the queries' `trajectory`, or without ``path`` its end alone, (1, T, n, outputs).
+
+        The queries' labels are not looked at.
+        """
+        if path:
+            return self.trajectory(episodes.support, episodes.query.x, steps)
+        return self.predict(self.adapt(episodes.support, steps), episodes.query.x).unsqueeze(0)
 
     def network_pass(self, episodes: Episodes) -> None:
         """Put all examples through the network once, to count the work in it."""

@@ -36,7 +36,7 @@ class Oracle(Algorithm):
     def losses(self, episodes: Episodes) -> Tensor:
         return task_losses(self.predict(self.told(episodes), episodes.query.x), episodes.query.y)
 
-    def predictions(self, episodes: Episodes, steps: int | None = None) -> Tensor:
+    def predictions(self, episodes: Episodes, steps: int | None = None, *, path: bool = True) -> Tensor:
         return self.predict(self.told(episodes), episodes.query.x).unsqueeze(0)
 
     def network_pass(self, episodes: Episodes) -> None:

@@ -23,10 +23,13 @@ def evaluate(
     source: TaskSource,
     tasks: int,
     *,
+    path: bool = True,
     ensemble: list[Weights] | None = None,
     on_chunk: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float64]:
-    """Score of each task after each of the `recorded_steps`, (looks, tasks); (1, tasks) for learners without steps.
+    """Score of each task after each of the `recorded_steps`, (looks, tasks).
+
+    There is one look, (1, tasks), for learners without steps and without ``path``.
 
     The score is accuracy for classification and mean squared error for regression. Nothing that training continues from
     changes: no statistics are written and the learner's mode is put back.
@@ -35,6 +38,7 @@ def evaluate(
         algorithm: the learner, with its weights.
         source: of the tasks 0 … ``tasks`` - 1.
         tasks: how many.
+        path: look after fewer inner steps than the learner takes, too.
         ensemble: states of the learner whose predictions are averaged; None: as it is now.
         on_chunk: called between pieces of work, and may raise to stop.
     """
@@ -44,7 +48,7 @@ def evaluate(
         for start in range(0, tasks, size):
             on_chunk()
             episodes = source.sample(torch.arange(start, min(start + size, tasks)))
-            predictions = [algorithm.predictions(episodes, algorithm.steps) for _ in _each_state(algorithm, ensemble)]
+            predictions = [algorithm.predictions(episodes, algorithm.steps, path=path) for _ in _each_state(algorithm, ensemble)]
             mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
             scores.append(task_scores(mean, episodes.query.y).double().cpu())
     return torch.cat(scores, 1).numpy()

@@ -298,7 +298,7 @@ class _Job:
 
     def _validate(self, stage: Stage, bar: "tqdm[Any]") -> None:
         self._count_time()
-        found = summary(evaluate(self.algorithm, stage.val, self.trainer.val_tasks)[-1])
+        found = summary(evaluate(self.algorithm, stage.val, self.trainer.val_tasks, path=False)[-1])
         mean, step = found["mean"], self.position.step
         self.log.scalars(step, {f"val/{self.metric}": _number(mean)}, ci95=found["ci95"])
         if mean is not None and self.trainer.keep_best:
@@ -327,9 +327,10 @@ class _Job:
 
     # Tests ------------------------------------------------------------------------------------------------------------------
 
-    def _evaluate_stages(self) -> list[NDArray[np.float64]]:
+    def _evaluate_stages(self, *, path: bool) -> list[NDArray[np.float64]]:
         return [
-            evaluate(self.algorithm, stage.test, self.trainer.test_tasks, on_chunk=self._stop_if_asked) for stage in self.stages
+            evaluate(self.algorithm, stage.test, self.trainer.test_tasks, path=path, on_chunk=self._stop_if_asked)
+            for stage in self.stages
         ]
 
     def _add_row(self) -> None:
@@ -337,7 +338,7 @@ class _Job:
         if len(self.stages) == 1:
             self.position.rows.append([])
             return
-        scores = [summary(s[-1])["mean"] for s in self._evaluate_stages()]
+        scores = [summary(s[-1])["mean"] for s in self._evaluate_stages(path=False)]
         self.position.rows.append(scores)
         named = {f"stage/{stage.name}": _number(score) for stage, score in zip(self.stages, scores, strict=True)}
         self.log.scalars(self.position.step, named)
@@ -345,7 +346,7 @@ class _Job:
     def _test(self) -> Outcome:
         stage = self.stages[0]
         if len(self.stages) > 1:
-            scores = self._evaluate_stages()
+            scores = self._evaluate_stages(path=True)
             self.position.rows.append([summary(s[-1])["mean"] for s in scores])
         else:
             ensemble = self.best_states or None
