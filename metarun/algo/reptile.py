@@ -12,7 +12,7 @@ from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory
 
-ReptileBatchNorm = Literal["with_support", "one_query", "transductive", "support", "running"]
+ReptileBatchNorm = Literal["transductive", "one_query", "support", "running"]
 
 
 class Reptile(GradientLearner):
@@ -33,8 +33,8 @@ class Reptile(GradientLearner):
             the support set; null, and from the support set's size on: all.
         inner_optimizer: "adam" or "sgd".
         beta1: decay of Adam's first moment; 0: none.
-        batch_norm: "with_support" (all queries in one batch with the support set: the paper's transduction), "one_query" (each
-            query with the support set in a batch of its own: the paper without transduction), or the modes of `MAML`.
+        batch_norm: "transductive" (queries by their own statistics: the paper's transduction), "one_query" (each query in a batch of
+            its own with the support set: the paper without transduction), or the other modes of `MAML`.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
     """
 
@@ -49,7 +49,7 @@ class Reptile(GradientLearner):
         test_batch: int | None = None,
         inner_optimizer: Literal["adam", "sgd"] = "adam",
         beta1: float = 0.0,
-        batch_norm: ReptileBatchNorm = "with_support",
+        batch_norm: ReptileBatchNorm = "transductive",
         task_chunk: int | None = None,
     ) -> None:
         super().__init__(
@@ -104,9 +104,7 @@ class Reptile(GradientLearner):
         return torch.cat(losses)
 
     def predict(self, state: Adapted, x: Tensor) -> Tensor:
-        if self.batch_norm not in ("with_support", "one_query") or not self.network.statistics.channels:
+        if self.batch_norm != "one_query" or not self.network.statistics.channels:
             return super().predict(state, x)
-        queries = x.split(1, 1) if self.batch_norm == "one_query" else (x,)
-        shots = state.support.x.shape[1]
-        passes = [self.network(state.weights, torch.cat([state.support.x, part], 1))[:, shots:] for part in queries]
+        passes = [self.network(state.weights, torch.cat([state.support.x, query], 1))[:, -1:] for query in x.split(1, 1)]
         return torch.cat(passes, 1)
