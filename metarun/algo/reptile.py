@@ -33,8 +33,8 @@ class Reptile(GradientLearner):
             the support set; null, and from the support set's size on: all.
         inner_optimizer: "adam" or "sgd".
         beta1: decay of Adam's first moment; 0: none.
-        batch_norm: "transductive" (queries by their own statistics: the paper's transduction), "one_query" (each query in a batch of
-            its own with the support set: the paper without transduction), or the other modes of `MAML`.
+        batch_norm: "transductive" (queries by their own statistics: the paper's transduction), "one_query" (each query in a batch
+            of its own with the support set: the paper without transduction), or the other modes of `MAML`.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
     """
 
