@@ -51,7 +51,10 @@ def main() -> NoReturn:
     sys.path.append(os.getcwd())  # a user's own classes; last, so that no file there hides a module of Python's
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print(help_text(arguments))
+        try:
+            print(help_text(arguments), flush=True)
+        except BrokenPipeError:  # `metarun --help | head`; Python would complain of what it could not write at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     if "--version" in arguments:
         print(f"metarun {version('metarun')}")
@@ -228,7 +231,9 @@ def help_text(arguments: list[str]) -> str:
         found = choices_of(group, arguments)
         if found:
             lines += ["", f"{title}=  {about}"]
-            lines += [f"  {name:<24} {headline(path)}" for name, path in sorted(found.items())]
+            lines += (
+                rows_of_papers(found) if group == "paper" else [f"  {name:<24} {headline(found[name])}" for name in sorted(found)]
+            )
     lines += [
         "",
         "Examples:",
@@ -241,6 +246,15 @@ def help_text(arguments: list[str]) -> str:
         'Tab completion in bash: eval "$(metarun -sc install=bash)"',
     ]
     return "\n".join(lines)
+
+
+def rows_of_papers(found: Mapping[str, Path]) -> list[str]:
+    """A line for the cells of one algorithm on one data set: `maml_omniglot_  5way_1shot, 5way_5shot`."""
+    cells: dict[str, list[str]] = {}
+    for name in sorted(found):
+        algo, data, cell = [*name.split("_", 2), "", ""][:3]
+        cells.setdefault(f"{algo}_{data}_" if cell else name, []).append(cell)
+    return [f"  {begin:<24} {', '.join(ends)}".rstrip() for begin, ends in cells.items()]
 
 
 def headline(path: Path) -> str:
