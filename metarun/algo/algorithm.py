@@ -128,9 +128,11 @@ class Algorithm(nn.Module, ABC):
 
 
 def recorded_steps(steps: int) -> list[int]:
-    """After which of 0 … ``steps`` inner steps a test looks: all up to 10, then 20, 50, 100, 200, …, and the last one."""
-    later = (digit * 10**power for power in range(1, len(str(steps)) + 1) for digit in (2, 5, 10))
-    return [*range(min(steps, 10) + 1), *(step for step in later if step < steps), *([steps] if steps > 10 else [])]
+    """After which of 0 … ``steps`` inner steps a test looks: all of up to 10; of more, 0, 1, 2, 5, 10, 20, 50, … and the last."""
+    if steps <= 10:
+        return list(range(steps + 1))
+    some = (digit * 10**power for power in range(len(str(steps))) for digit in (1, 2, 5))
+    return [0, *(step for step in some if step < steps), steps]
 
 
 def task_losses(predictions: Tensor, y: Tensor) -> Tensor:

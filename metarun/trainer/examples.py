@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarun.algo.algorithm import Algorithm
+from metarun.algo.algorithm import Algorithm, recorded_steps
 from metarun.data.source import Data
 from metarun.report.figures import Fit
 from metarun.trainer.evaluation import testing
@@ -26,9 +26,8 @@ def adaptation_examples(algorithm: Algorithm, data: Data, device: torch.device) 
             return []
         with testing(algorithm):
             path = algorithm.predictions(episodes, max(STEPS))
-        shown = [step for step in STEPS if step < len(path)]
         support, query = episodes.support, episodes.query
-        predictions = {step: _column(path[step]) for step in shown}
+        predictions = {step: _column(at) for step, at in zip(recorded_steps(max(STEPS)), path, strict=False) if step in STEPS}
         fits.append(Fit(shots, _column(support.x), _column(support.y), _column(query.x), _column(query.y), predictions))
     return fits
 

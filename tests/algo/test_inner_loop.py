@@ -96,5 +96,5 @@ def test_learned_rates_by_weight_and_by_step():
 def test_a_test_looks_after_few_of_many_steps():
     assert recorded_steps(3) == [0, 1, 2, 3]
     assert recorded_steps(10) == list(range(11))
-    assert recorded_steps(50) == [*range(11), 20, 50]
-    assert recorded_steps(120) == [*range(11), 20, 50, 100, 120]
+    assert recorded_steps(50) == [0, 1, 2, 5, 10, 20, 50]
+    assert recorded_steps(120) == [0, 1, 2, 5, 10, 20, 50, 100, 120]
