@@ -51,11 +51,11 @@ def updates_in(seconds: float, algo: str, data: str, *overrides: str) -> int | N
             algo,
             data,
             f"trial/{algo}_{data}",
+            *overrides,
             f"trainer.iterations={count}",
             "restart=true",
             "trainer.validate_every=null",
             "trainer.test_tasks=2",
-            *overrides,
         )
         if trial is None:
             return None
