@@ -88,7 +88,7 @@ def compare(algo: str, data: str, seconds: float, overrides: list[str]) -> None:
     count = updates_in(seconds, algo, data, *overrides)
     if count is None:
         return
-    budget = [f"trainer.iterations={count}", f"trainer.validate_every={max(count // 10, 1)}"]
+    budget = [f"trainer.iterations={count}", f"trainer.validate_every={max(count // 5, 1)}"]
     found = metarun(algo, data, name, *budget, *overrides)
     if found is None:
         return
