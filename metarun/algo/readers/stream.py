@@ -1,0 +1,77 @@
+"""Readers of examples in a row, with labels shifted by one step (Hochreiter, Younger and Conwell 2001; Santoro et al. 2016)."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from metarun.algo.algorithm import task_losses
+from metarun.algo.metalearner import Reader
+from metarun.episodes import Episodes
+from metarun.rng import bits, choose, derive
+
+State = tuple[Tensor, ...]
+"""What such a reader remembers, the task axis first."""
+
+
+class StreamReader(Reader):
+    """At each presentation an input comes with the label of the one before, and its own label is to be predicted.
+
+    In training a task's support examples and queries are one stream in random order, and every presentation is predicted
+    (Santoro et al. 2016, section 3). In a test the support set is the stream, and each query is read after it as if it were the
+    next and only one.
+    """
+
+    @abstractmethod
+    def start(self, like: Tensor) -> State:
+        """What it remembers before the first presentation of the tasks of ``like`` (T, …)."""
+
+    @abstractmethod
+    def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """``inputs`` (T, n, features + outputs), one after another → predictions (T, n, outputs), and what it then remembers."""
+
+    def stream(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Predictions (T, n, outputs) for ``features`` (T, n, features), whose ``labels`` (T, n, outputs) come a step later."""
+        return self.run(torch.cat([features, shift(labels)], -1), self.start(features))[0]
+
+    def read(self, features: Tensor, labels: Tensor) -> tuple[State, Tensor]:
+        order = shuffled(len(features), features.shape[1], features.device, at_random=self.training)
+        features, labels = in_order(features, order), in_order(labels, order)
+        _, state = self.run(torch.cat([features, shift(labels)], -1), self.start(features))
+        return state, labels[:, -1]
+
+    def answer(self, content: tuple[State, Tensor], features: Tensor) -> Tensor:
+        state, last = content
+        tasks, queries = features.shape[:2]
+        each = tuple(part.repeat_interleave(queries, 0) for part in state)
+        inputs = torch.cat([features, last.unsqueeze(1).expand(-1, queries, -1)], -1)
+        out, _ = self.run(inputs.flatten(0, 1).unsqueeze(1), each)
+        return out.view(tasks, queries, -1)
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        features = torch.cat(self.embed_both(episodes), 1)
+        labels = torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1)
+        y = torch.cat([episodes.support.y, episodes.query.y], 1)
+        order = shuffled(len(y), y.shape[1], y.device, at_random=True)
+        return task_losses(self.stream(in_order(features, order), in_order(labels, order)), in_order(y, order))
+
+
+def shift(labels: Tensor) -> Tensor:
+    """(T, n, outputs) a step later, nothing coming first."""
+    return torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], 1)
+
+
+def shuffled(tasks: int, n: int, device: torch.device, *, at_random: bool) -> Tensor:
+    """An order of ``n`` examples for each task, (tasks, n): drawn anew, or a fixed one, the same for every task.
+
+    Support sets come class by class; a test takes an order that no other task in the batch can change.
+    """
+    if at_random:
+        return torch.rand(tasks, n, device=device).argsort(1)
+    fixed = choose(bits(derive(0, "order"), torch.zeros(1, dtype=torch.int64, device=device), n), n)
+    return fixed.expand(tasks, n)
+
+
+def in_order(of: Tensor, order: Tensor) -> Tensor:
+    """``of`` (T, n, …) in the order (T, n)."""
+    return of.gather(1, order.view(*order.shape, *(1,) * (of.dim() - 2)).expand_as(of))
