@@ -1,11 +1,11 @@
 """A hypernetwork: the support set becomes weights of the task's model (Bertinetto et al. 2016; Ha, Dai and Le, ICLR 2017)."""
 
-from fnmatch import fnmatchcase
 from math import prod
 
 from torch import Tensor, nn
 
 from metarun.algo.algorithm import BatchNormMode
+from metarun.algo.inner_loop import matching
 from metarun.algo.metalearner import MetaLearner, Read, SetEncoder
 from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
@@ -39,7 +39,8 @@ class HyperNet(MetaLearner):
         require(width > 0, "width", width, "1 or more")
         self.of_task = model(self.outputs)
         weights = self.of_task.weights()
-        self.shapes = {name: w.shape for name, w in weights.items() if any(fnmatchcase(name, pattern) for pattern in generated)}
+        chosen = matching(weights, generated)
+        self.shapes = {name: w.shape for name, w in weights.items() if name in chosen}
         require(bool(self.shapes), "generated", list(generated), f"patterns of weights among {', '.join(weights)}")
         self.encoder = SetEncoder(self.features, self.outputs, width, by_class=spec.kind == "classification")
         self.generator = nn.Linear(self.encoder.outputs, sum(prod(shape) for shape in self.shapes.values()))
