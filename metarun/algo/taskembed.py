@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from metarun.algo.algorithm import BatchNormMode, task_losses
 from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
 from metarun.algo.meta_features import count, meta_features
-from metarun.algo.metalearner import SetEncoder, perceptron
+from metarun.algo.metalearner import SetEncoder
 from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights, embedding_shape
@@ -107,9 +107,10 @@ class TaskEmbed(GradientLearner):
         else:
             widths = {f"gate.{name}": len(w) for name, w in own.items()}
         self.widths, self.frozen = widths, frozenset([*widths, "vector"])
-        self.conditions = perceptron(self.size, width, sum(widths.values()))
-        nn.init.zeros_(self.conditions[-1].weight)
-        nn.init.zeros_(self.conditions[-1].bias)
+        last = nn.Linear(width, sum(widths.values()))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.conditions = nn.Sequential(nn.Linear(self.size, width), nn.ReLU(), last)
         if self.nearest:
             self.steps = None
             self.register_buffer("vectors", torch.zeros(remembered, self.size))

@@ -50,7 +50,7 @@ class MANN(StreamReader):
         require(0 <= decay <= 1, "decay", decay, "0 to 1")
         self.slots, self.width, self.heads, self.decay, self.strength = slots, width, heads, decay, strength
         self.controller = nn.LSTMCell(self.features + self.outputs + heads * width, hidden)
-        self.parameters_of_heads = nn.Linear(hidden, heads * (width + 2))
+        self.of_heads = nn.Linear(hidden, heads * (width + 2))
         self.head = nn.Linear(hidden + heads * width, self.outputs)
 
     def start(self, like: Tensor) -> State:
@@ -69,7 +69,7 @@ class MANN(StreamReader):
         """One presentation, ``x`` (T, features + outputs)."""
         hidden, cell, memory, reading, usage, read = state
         hidden, cell = self.controller(torch.cat([x, read.flatten(1)], 1), (hidden, cell))
-        of_heads = self.parameters_of_heads(hidden).view(len(x), self.heads, self.width + 2)
+        of_heads = self.of_heads(hidden).view(len(x), self.heads, self.width + 2)
         keys, gate, strength = of_heads[..., :-2].tanh(), of_heads[..., -2:-1].sigmoid(), 1 + F.softplus(of_heads[..., -1:])
 
         # Stable, so that equal usage is settled alike on every device and in every batch.

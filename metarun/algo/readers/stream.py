@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from metarun.algo.algorithm import task_losses
 from metarun.algo.metalearner import Reader
@@ -54,6 +55,21 @@ class StreamReader(Reader):
         y = torch.cat([episodes.support.y, episodes.query.y], 1)
         order = shuffled(len(y), y.shape[1], y.device, at_random=True)
         return task_losses(self.stream(in_order(features, order), in_order(labels, order)), in_order(y, order))
+
+    def by_presentation(self, episodes: Episodes, order: Tensor) -> Tensor:
+        """Accuracy at the first, second, … presentation of a class, (shots + queries, T), of support and queries in one stream.
+
+        Args:
+            episodes: of classification, each class with as many examples as the others.
+            order: of each task's examples, (T, n).
+        """
+        features = torch.cat(self.embed_both(episodes), 1)
+        labels = in_order(torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1), order)
+        right = labels.argmax(-1) == self.stream(in_order(features, order), labels).argmax(-1)
+        number = (labels.cumsum(1) * labels).sum(-1) - 1  # how often its class has been shown before
+        per_class = order.shape[1] // self.outputs
+        at = F.one_hot(number.long(), per_class).to(labels.dtype)
+        return (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1).mT / self.outputs
 
 
 def shift(labels: Tensor) -> Tensor:
