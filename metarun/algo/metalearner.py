@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,12 @@ class Reader(MetaLearner):
     """A meta-learner that answers queries from what it has read, each query by itself.
 
     With running statistics support and queries are one batch in training.
+
+    Attributes:
+        ordered: whether the order in which it reads a support set matters; see `arrange`.
     """
+
+    ordered: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, features: Tensor, labels: Tensor) -> Any:
@@ -71,6 +76,7 @@ class Reader(MetaLearner):
         """Queries (T, m, features) → logits or means (T, m, outputs)."""
 
     def adapt(self, support: Examples, steps: int | None = None) -> Read:
+        support = self.arrange(support)
         norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
         content = self.read(self.embed(support.x, norm), self.labels(support))
         return Read(content, norm.seen if self.batch_norm == "support" else None)
@@ -80,8 +86,9 @@ class Reader(MetaLearner):
         return self.answer(state.content, self.embed(x, norm))
 
     def losses(self, episodes: Episodes) -> Tensor:
-        support, query = self.embed_both(episodes)
-        content = self.read(support, self.labels(episodes.support))
+        arranged = Episodes(self.arrange(episodes.support), episodes.query)
+        support, query = self.embed_both(arranged)
+        content = self.read(support, self.labels(arranged.support))
         return task_losses(self.answer(content, query), episodes.query.y)
 
     def embed_both(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
@@ -93,6 +100,27 @@ class Reader(MetaLearner):
         norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
         embedded = self.embed(support, norm)
         return embedded, self.embed(query, Norm(norm.seen) if self.batch_norm == "support" else self.norm(query=True))
+
+    def arrange(self, support: Examples) -> Examples:
+        """The support set in the order in which it is read: as it comes, where order does not matter.
+
+        Otherwise at random, since sets come class by class: in training drawn anew; in a test an order that each task's inputs
+        decide, so that neither other tasks nor the order given change a prediction.
+        """
+        if not self.ordered:
+            return support
+        if self.training:
+            order = torch.rand(support.x.shape[:2], device=support.x.device).argsort(1)
+        else:
+            inputs = support.x.flatten(2).cpu().double()  # in double precision: no batching may round it to another order
+            waves = torch.arange(1, inputs.shape[2] + 1, dtype=torch.float64).sin()
+            order = (1000 * inputs @ waves).frac().abs().argsort(dim=1, stable=True).to(support.x.device)
+        return Examples(in_order(support.x, order), in_order(support.y, order), support.ways)
+
+
+def in_order(of: Tensor, order: Tensor) -> Tensor:
+    """``of`` (T, n, …) in the order (T, n)."""
+    return of.gather(1, order.view(*order.shape, *(1,) * (of.dim() - 2)).expand_as(of))
 
 
 def meta_learner(

@@ -108,7 +108,7 @@ def test_a_query_sees_no_other_and_no_other_task(name, kind, batch_norm):
         assert torch.equal(value, before[key])
 
 
-@pytest.mark.parametrize("name", ["cnp", "hypernet"])
+@pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_the_support_set_changes_nothing(name, kind):
     spec, factory, episodes = KINDS[kind]

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.metalearner import Reader
-from metarun.algo.readers.stream import in_order, shuffled
 from metarun.config import require
 from metarun.episodes import TaskSpec
 from metarun.model.network import NetworkFactory
@@ -28,6 +27,8 @@ class SNAIL(Reader):
         levels: convolutions of a block, dilated by 1, 2, 4, …: their reach 2 ** levels should cover the support set and a query.
         batch_norm, task_chunk: see `MetaLearner`.
     """
+
+    ordered = True
 
     def __init__(
         self,
@@ -56,8 +57,7 @@ class SNAIL(Reader):
         self.layers, self.head = nn.ModuleList(layers), nn.Linear(channels, self.outputs)
 
     def read(self, features: Tensor, labels: Tensor) -> Layers:
-        order = shuffled(len(features), features.shape[1], features.device, at_random=self.training)
-        x, seen = in_order(torch.cat([features, labels], -1), order), []
+        x, seen = torch.cat([features, labels], -1), []
         for layer in self.layers:
             seen.append(x)
             x = torch.cat([x, layer(x)], -1)

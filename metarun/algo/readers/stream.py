@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import task_losses
-from metarun.algo.metalearner import Reader
+from metarun.algo.metalearner import Reader, in_order
 from metarun.episodes import Episodes
-from metarun.rng import bits, choose, derive
 
 State = tuple[Tensor, ...]
 """What such a reader remembers, the task axis first."""
@@ -22,6 +21,8 @@ class StreamReader(Reader):
     (Santoro et al. 2016, section 3). In a test the support set is the stream, and each query is read after it as if it were the
     next and only one.
     """
+
+    ordered = True
 
     @abstractmethod
     def start(self, like: Tensor) -> State:
@@ -36,8 +37,6 @@ class StreamReader(Reader):
         return self.run(torch.cat([features, shift(labels)], -1), self.start(features))[0]
 
     def read(self, features: Tensor, labels: Tensor) -> tuple[State, Tensor]:
-        order = shuffled(len(features), features.shape[1], features.device, at_random=self.training)
-        features, labels = in_order(features, order), in_order(labels, order)
         _, state = self.run(torch.cat([features, shift(labels)], -1), self.start(features))
         return state, labels[:, -1]
 
@@ -53,7 +52,7 @@ class StreamReader(Reader):
         features = torch.cat(self.embed_both(episodes), 1)
         labels = torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1)
         y = torch.cat([episodes.support.y, episodes.query.y], 1)
-        order = shuffled(len(y), y.shape[1], y.device, at_random=True)
+        order = torch.rand(y.shape[:2], device=y.device).argsort(1)
         return task_losses(self.stream(in_order(features, order), in_order(labels, order)), in_order(y, order))
 
     def by_presentation(self, episodes: Episodes, order: Tensor) -> Tensor:
@@ -75,19 +74,3 @@ class StreamReader(Reader):
 def shift(labels: Tensor) -> Tensor:
     """(T, n, outputs) a step later, nothing coming first."""
     return torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], 1)
-
-
-def shuffled(tasks: int, n: int, device: torch.device, *, at_random: bool) -> Tensor:
-    """An order of ``n`` examples for each task, (tasks, n): drawn anew, or a fixed one, the same for every task.
-
-    Support sets come class by class; a test takes an order that no other task in the batch can change.
-    """
-    if at_random:
-        return torch.rand(tasks, n, device=device).argsort(1)
-    fixed = choose(bits(derive(0, "order"), torch.zeros(1, dtype=torch.int64, device=device), n), n)
-    return fixed.expand(tasks, n)
-
-
-def in_order(of: Tensor, order: Tensor) -> Tensor:
-    """``of`` (T, n, …) in the order (T, n)."""
-    return of.gather(1, order.view(*order.shape, *(1,) * (of.dim() - 2)).expand_as(of))
