@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
 
-COMPONENTS = 4
+COMPONENTS = 8
 """Principal components that parameters are regressed on."""
 
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.metalearner import perceptron
-from metarun.algo.readers.stream import State, StreamReader
+from metarun.algo.readers.stream import State, StreamReader, TrainOn
 from metarun.config import require
 from metarun.episodes import TaskSpec
 from metarun.model.network import NetworkFactory
@@ -16,6 +16,7 @@ class LSTM(StreamReader):
     Args:
         hidden: units of a layer.
         layers: of the LSTM.
+        train_on: "stream", "queries" or "both", see `StreamReader`.
         batch_norm, task_chunk: see `MetaLearner`.
     """
 
@@ -26,10 +27,12 @@ class LSTM(StreamReader):
         *,
         hidden: int = 128,
         layers: int = 1,
+        train_on: TrainOn = "both",
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:
         super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
+        self.train_on = train_on
         require(hidden > 0, "hidden", hidden, "1 or more")
         require(layers > 0, "layers", layers, "1 or more")
         self.lstm = nn.LSTM(self.features + self.outputs, hidden, layers, batch_first=True)

@@ -1,6 +1,7 @@
 """Readers of examples in a row, with labels shifted by one step (Hochreiter, Younger and Conwell 2001; Santoro et al. 2016)."""
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,15 +15,21 @@ State = tuple[Tensor, ...]
 """What such a reader remembers, the task axis first."""
 
 
+TrainOn = Literal["stream", "queries", "both"]
+"""What a reader of streams learns to predict, see `StreamReader`."""
+
+
 class StreamReader(Reader):
     """At each presentation an input comes with the label of the one before, and its own label is to be predicted.
 
-    In training a task's support examples and queries are one stream in random order, and every presentation is predicted
-    (Santoro et al. 2016, section 3). In a test the support set is the stream, and each query is read after it as if it were the
-    next and only one.
+    In a test the support set is the stream, and each query is read after it as if it were the next and only one. Training takes
+    the same loss ("queries"), or support examples and queries as one stream in random order, every presentation predicted
+    ("stream", Santoro et al. 2016, section 3), or the sum of the two ("both"). A whole stream teaches what to do with many
+    examples, but the first that it teaches is to count labels, since each class comes as often as the others.
     """
 
     ordered = True
+    train_on: TrainOn
 
     @abstractmethod
     def start(self, like: Tensor) -> State:
@@ -49,7 +56,17 @@ class StreamReader(Reader):
         return out.view(tasks, queries, -1)
 
     def losses(self, episodes: Episodes) -> Tensor:
-        features = torch.cat(self.embed_both(episodes), 1)
+        if self.train_on == "queries":
+            return super().losses(episodes)
+        arranged = Episodes(self.arrange(episodes.support), episodes.query)
+        support, query = self.embed_both(arranged)
+        losses = self._stream_losses(arranged, torch.cat([support, query], 1))
+        if self.train_on == "both":
+            content = self.read(support, self.labels(arranged.support))
+            losses = losses + task_losses(self.answer(content, query), episodes.query.y)
+        return losses
+
+    def _stream_losses(self, episodes: Episodes, features: Tensor) -> Tensor:
         labels = torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1)
         y = torch.cat([episodes.support.y, episodes.query.y], 1)
         order = torch.rand(y.shape[:2], device=y.device).argsort(1)

@@ -47,7 +47,7 @@ def stream_loss(weights, tasks, step, start):
 @pytest.mark.parametrize("kind", KINDS)
 def test_lstm(kind):
     spec, factory, episodes = KINDS[kind]
-    algorithm = LSTM(spec, factory, hidden=5).double()
+    algorithm = LSTM(spec, factory, hidden=5, train_on="stream").double()
     weights, tasks = copies(algorithm), episodes()
     cell = {f"{name}_{gates}": weights[f"lstm.{name}_{gates}_l0"] for name in ("weight", "bias") for gates in ("ih", "hh")}
 
@@ -69,7 +69,9 @@ def test_mann(kind, faithful):
     slots, width, heads, decay = 7, 3, 2, 0.9
     spec, factory, episodes = KINDS[kind]
     keys = {"content": "key", "strength": None} if faithful else {}
-    algorithm = MANN(spec, factory, slots=slots, width=width, heads=heads, hidden=5, decay=decay, **keys).double()
+    algorithm = MANN(
+        spec, factory, slots=slots, width=width, heads=heads, hidden=5, decay=decay, train_on="stream", **keys
+    ).double()
     weights, tasks = copies(algorithm), episodes()
 
     def start():
