@@ -104,6 +104,8 @@ def build_parts(config: DictConfig) -> Parts:
     algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
     check_kind("algo", algorithm, Algorithm)
     check_kind("cl", method, ContinualMethod)
+    if not any(True for _ in algorithm.parameters()):
+        raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
@@ -213,7 +215,7 @@ def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
         test["by_presentation"] = [{"presentation": i, **_mean_and_interval(row)} for i, row in enumerate(shown, 1)]
     if isinstance(parts.algorithm, TaskEmbed):
         embedded, parameters = embed_tasks(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
-        if parameters:
+        if parameters and len(embedded) > 4 * vectors.COMPONENTS:  # else a regression would say nothing
             test["task_vectors"] = vectors.recovered(embedded, parameters)
     continual = None
     if outcome.rows:

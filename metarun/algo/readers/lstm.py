@@ -27,7 +27,7 @@ class LSTM(StreamReader):
         *,
         hidden: int = 128,
         layers: int = 1,
-        train_on: TrainOn = "both",
+        train_on: TrainOn = "stream",
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:

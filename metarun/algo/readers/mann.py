@@ -46,7 +46,7 @@ class MANN(StreamReader):
         decay: float = 0.99,
         content: Literal["own", "key"] = "own",
         strength: float | None = 10.0,
-        train_on: TrainOn = "both",
+        train_on: TrainOn = "stream",
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:

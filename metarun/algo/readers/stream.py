@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from metarun.algo.algorithm import task_losses
 from metarun.algo.metalearner import Reader, in_order
-from metarun.episodes import Episodes
+from metarun.episodes import Episodes, Examples
 
 State = tuple[Tensor, ...]
 """What such a reader remembers, the task axis first."""
@@ -58,15 +58,16 @@ class StreamReader(Reader):
     def losses(self, episodes: Episodes) -> Tensor:
         if self.train_on == "queries":
             return super().losses(episodes)
-        arranged = Episodes(self.arrange(episodes.support), episodes.query)
-        support, query = self.embed_both(arranged)
-        losses = self._stream_losses(arranged, torch.cat([support, query], 1))
+        support, query = self.embed_both(episodes)
+        losses = self._stream_losses(episodes, torch.cat([support, query], 1))
         if self.train_on == "both":
-            content = self.read(support, self.labels(arranged.support))
+            arranged = self.arrange(Examples(support, episodes.support.y, episodes.support.ways))
+            content = self.read(arranged.x, self.labels(arranged))
             losses = losses + task_losses(self.answer(content, query), episodes.query.y)
         return losses
 
     def _stream_losses(self, episodes: Episodes, features: Tensor) -> Tensor:
+        """Mean loss over the presentations of support and queries, whose ``features`` (T, n, features) these are, (T,)."""
         labels = torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1)
         y = torch.cat([episodes.support.y, episodes.query.y], 1)
         order = torch.rand(y.shape[:2], device=y.device).argsort(1)
