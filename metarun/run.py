@@ -215,7 +215,7 @@ def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
         test["by_presentation"] = [{"presentation": i, **_mean_and_interval(row)} for i, row in enumerate(shown, 1)]
     if isinstance(parts.algorithm, TaskEmbed):
         embedded, parameters = embed_tasks(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
-        if parameters and len(embedded) > 4 * vectors.COMPONENTS:  # else a regression would say nothing
+        if parameters:
             test["task_vectors"] = vectors.recovered(embedded, parameters)
     continual = None
     if outcome.rows:
