@@ -16,22 +16,27 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm, recorded_steps
+from metarun.algo.readers.stream import StreamReader
+from metarun.algo.taskembed import TaskEmbed
 from metarun.build import build, check_kind, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.config import ConfigError
 from metarun.data.source import Data, Stage
 from metarun.model.network import Network, as_network
-from metarun.report import figures
+from metarun.report import figures, vectors
 from metarun.rng import derive
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
-from metarun.trainer.evaluation import summary, work_of
+from metarun.trainer.evaluation import embed_tasks, presentation_scores, summary, work_of
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.machine import Interrupted, choose_device, keep_freed_memory, set_threads
 from metarun.trainer.trainer import Diverged, Outcome, Trainer, metric_name
 
 log = logging.getLogger(__name__)
+
+PRESENTATIONS = 10
+"""Of a class, in the figure of learners that read a stream (Santoro et al. 2016, table 1)."""
 
 
 @dataclass
@@ -99,6 +104,8 @@ def build_parts(config: DictConfig) -> Parts:
     algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
     check_kind("algo", algorithm, Algorithm)
     check_kind("cl", method, ContinualMethod)
+    if not any(True for _ in algorithm.parameters()):
+        raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
@@ -203,6 +210,13 @@ def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
         test["first_tasks"] = {metric: summary(scores[-1, :first])}
         if steps is not None:
             test["first_tasks"]["by_step"] = by_step(scores[:, :first], recorded_steps(steps))
+    if isinstance(parts.algorithm, StreamReader) and metric == "accuracy":
+        shown = presentation_scores(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)[:PRESENTATIONS]
+        test["by_presentation"] = [{"presentation": i, **_mean_and_interval(row)} for i, row in enumerate(shown, 1)]
+    if isinstance(parts.algorithm, TaskEmbed):
+        embedded, parameters = embed_tasks(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
+        if parameters:
+            test["task_vectors"] = vectors.recovered(embedded, parameters)
     continual = None
     if outcome.rows:
         R = np.array(outcome.rows, dtype=np.float64)
@@ -226,6 +240,11 @@ def by_step(scores: NDArray[np.float64], steps: list[int]) -> list[dict[str, Any
     """Mean, interval and median after each of the inner ``steps``."""
     found = zip(steps, map(summary, scores), strict=True)
     return [{"step": step, **{k: f[k] for k in ("mean", "ci95", "median", "n_nonfinite")}} for step, f in found]
+
+
+def _mean_and_interval(scores: NDArray[np.float64]) -> dict[str, Any]:
+    found = summary(scores)
+    return {key: found[key] for key in ("mean", "ci95")}
 
 
 def save_scores(folder: RunFolder, outcome: Outcome, stages: list[Stage]) -> None:
@@ -263,6 +282,12 @@ def write_events(
                 pictures["adaptation"] = figures.adaptation_curve(results["test"]["by_step"], metric)
             if results["continual"]:
                 pictures["R"] = figures.stage_matrix(results["continual"]["R"], results["continual"]["stages"], metric)
+            if "by_presentation" in results["test"]:
+                pictures["presentations"] = figures.presentations(results["test"]["by_presentation"], parts.data.spec.outputs)
+            if isinstance(parts.algorithm, TaskEmbed):
+                embedded, parameters = embed_tasks(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
+                pictures["tasks"] = figures.task_vectors(vectors.principal_components(embedded), parameters)
+                events.embedding(embedded, parameters, outcome.position.step)
             examples = adaptation_examples(parts.algorithm, parts.data, parts.device)
             if examples:
                 pictures["fits"] = figures.fits(examples)

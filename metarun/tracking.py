@@ -96,6 +96,15 @@ class Log:
         if self._writer is not None:
             self._writer.add_figure(tag, figure, step, close=False)
 
+    def embedding(self, vectors: Any, parameters: Mapping[str, Any], step: int) -> None:
+        """Vectors (n, d) for TensorBoard's projector, labelled by ``parameters``, (n,) each."""
+        if self._writer is not None:
+            columns = [[f"{value:.4g}" for value in values] for values in parameters.values()]
+            several = len(columns) > 1  # one column is plain lines without a header
+            rows: Any = list(zip(*columns, strict=True)) if several else next(iter(columns), None)
+            header = list(parameters) if several else None
+            self._writer.add_embedding(vectors, metadata=rows, metadata_header=header, global_step=step, tag="tasks")
+
     def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Hyper-parameters and final metrics, into this run's own event file (`add_hparams` would open another)."""
         if self._writer is None:

@@ -26,17 +26,19 @@ def test_tasks_are_the_same_on_both_devices():
 
 
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
+NETWORKS = [f"metalearner algo.network={name}" for name in ("lstm", "mann", "snail", "hypernet")]
+EMBEDDINGS = ["taskembed algo.encoder=similarity algo.condition=gates", "taskembed algo.adapt=nearest"]
 ON_IMAGES = {"protonet", "matchingnet", "relationnet"}
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", [*ALGORITHMS, *NETWORKS, *EMBEDDINGS])
 def test_every_algorithm_trains(metarun, algo, request):
     short = ("trainer.device=cuda", "trainer.iterations=20", "trainer.test_tasks=20", "hydra.run.dir=run")
     data = "sine"
     if algo in ON_IMAGES:
         request.getfixturevalue("data_root")
         data = "omniglot"
-    metarun(f"algo={algo}", f"data={data}", *short)
+    metarun(*f"algo={algo}".split(), f"data={data}", *short)
     found = json.loads((metarun.folder / "run/results.json").read_text())
     assert found["status"] == "finished"
     assert found["environment"]["device"].startswith("cuda")

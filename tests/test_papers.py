@@ -52,7 +52,8 @@ def test_a_row_builds(name):
     config = compose("config", [f"+paper={name}"], return_hydra_config=True)
     algo, data, ways, shots, transductive = NAME.fullmatch(name).groups()
     choices = config.hydra.runtime.choices
-    assert (choices.algo, choices.data) == (algo, data)
+    learner = config.algo.network if choices.algo == "metalearner" else choices.algo
+    assert (learner, choices.data) == (algo, data)
     assert (config.data.get("ways"), config.data.shots) == (ways and int(ways), int(shots))
     if algo == "reptile":
         assert config.algo.batch_norm == ("transductive" if transductive else "one_query")

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.inner_loop import Descent, GradientLearner, Rule, one_head
 from metarun.config import ConfigError, require
-from metarun.episodes import TaskSpec
+from metarun.episodes import Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights
 from metarun.model.norm import Norm
 
@@ -67,7 +67,7 @@ class CAVIA(GradientLearner):
         self.layers = layers
         self.film = nn.ModuleList(nn.Linear(context, len(self.parts) * film[str(i)], bias=False) for i in layers)
 
-    def initial(self) -> Weights:
+    def initial(self, support: Examples) -> Weights:
         return {"context": next(self.parameters()).new_zeros(self.context)}
 
     def rule(self) -> Rule:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
 from metarun.algo.inner_loop import Adam, Descent, GradientLearner, Rule, one_head
 from metarun.config import ConfigError, require
-from metarun.episodes import Episodes, TaskSpec
+from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import linear
 from metarun.model.network import Network, NetworkFactory, Weights, embedding_shape
 from metarun.model.norm import Norm
@@ -75,7 +75,7 @@ class Finetune(FineTuner):
         self.network, self.tune = network(None), tune
         self.head = pooled_head(spec, self.network)
 
-    def initial(self) -> Weights:
+    def initial(self, support: Examples) -> Weights:
         head: Weights = {f"head.{name}": w for name, w in self.head.named_parameters()}
         if self.spec.kind == "classification":  # new classes: nothing is known of them
             head = {name: w.new_zeros(self.spec.outputs, *w.shape[1:]) for name, w in head.items()}

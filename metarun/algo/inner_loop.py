@@ -221,8 +221,8 @@ class GradientLearner(Algorithm):
         self.first_order, self.recompute = first_order, recompute
         self.frozen: frozenset[str] = frozenset()
 
-    def initial(self) -> Weights:
-        """The weights that every task starts from."""
+    def initial(self, support: Examples) -> Weights:
+        """The weights that every task starts from; those in `frozen` may be a set for each of the tasks of ``support``."""
         return self.network.weights()
 
     def rule(self) -> Rule:
@@ -275,7 +275,7 @@ class GradientLearner(Algorithm):
         batches = self.batches(support, steps)
         path = inner_loop(
             lambda step, weights: self.support_losses(step, weights, batches[step]),
-            self.initial(),
+            self.initial(support),
             support.x.shape[0],
             self.rule(),
             steps,

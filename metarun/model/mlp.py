@@ -17,7 +17,8 @@ class MLP(Network):
 
     Args:
         input_shape: shape of one input.
-        outputs: outputs of the head; None for an embedding, which ends in the last hidden layer.
+        outputs: outputs of the head; None for an embedding, which ends in the last hidden layer, or without any is the inputs
+            themselves.
         widths: width of each hidden layer.
         init: "torch" (the default of `nn.Linear`) or "truncated_normal", cut at two standard deviations with zero biases, as
             in the released code of MAML.
@@ -34,7 +35,6 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         require(all(w > 0 for w in widths), "widths", widths, "numbers above 0")
-        require(bool(widths) or outputs is not None, "widths", widths, "a hidden layer at least, for an embedding")
         require(std > 0, "std", std, "a number above 0")
         sizes = [prod(input_shape), *widths, *([] if outputs is None else [outputs])]
         layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]

@@ -150,6 +150,6 @@ def as_network(made: Any, key: str = "model") -> Network:
 @torch.no_grad()
 def embedding_shape(network: Network, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of what ``network`` makes of one input, (d,) or that of feature maps."""
-    weight = next(network.parameters())
+    weight = next(network.parameters(), torch.empty(()))
     two = weight.new_zeros(1, 2, *input_shape)  # two: a batch norm over a single value fails
     return tuple(network(network.weights(), two).shape[2:])

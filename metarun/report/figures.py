@@ -107,6 +107,31 @@ def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     return figure
 
 
+def presentations(rows: Sequence[dict[str, Any]], ways: int) -> "Figure":
+    """Accuracy by how often the class has been presented, with its interval over tasks, and chance."""
+    figure, (ax,) = _figure(1, 1, width=4.5)
+    number, mean, ci = (np.array([row[key] for row in rows], np.float64) for key in ("presentation", "mean", "ci95"))
+    ax.errorbar(number, mean, yerr=ci, color=COLOURS[3], capsize=2, marker="o", markersize=3, linewidth=1)
+    ax.axhline(1 / ways, color=INK, linewidth=1, linestyle=":")
+    ax.text(number[-1], 1 / ways, "chance", fontsize=8, ha="right", va="bottom")
+    ax.set(xlabel="presentation of the class", ylabel="test accuracy, 95 % interval", ylim=(0, 1))
+    return figure
+
+
+def task_vectors(components: Numbers, parameters: Mapping[str, Numbers]) -> "Figure":
+    """The first two principal components of task vectors, (tasks, 2 or more), a panel for each parameter that colours them."""
+    figure, axes = _figure(max(len(parameters), 1), 1, width=4.0)
+    for ax in axes:
+        ax.set(xlabel="first component")
+    if not parameters:
+        axes[0].scatter(components[:, 0], components[:, 1], color=COLOURS[2], s=4)
+    for ax, (name, values) in zip(axes, parameters.items(), strict=False):
+        points = ax.scatter(components[:, 0], components[:, 1], c=values, s=4, cmap="viridis")
+        figure.colorbar(points, ax=ax, label=name)
+    axes[0].set_ylabel("second component")
+    return figure
+
+
 def tasks(panels: Mapping[str, Any], title: str) -> "Figure":
     """A panel a task, three in a row: a mosaic (height, width, channels), or the points of a curve's support and queries."""
     images = all(isinstance(panel, np.ndarray) for panel in panels.values())

@@ -68,13 +68,16 @@ def test_figures_are_written_whole(tmp_path):
         figures.learning_curve(metrics, "mse"),
         figures.adaptation_curve([row(0, 1.0), row(1, None, None), row(2, 0.5)], "mse"),
         figures.stage_matrix([[0.1, 0.2], [0.9, None], [0.5, 0.8]], ["a", "b"], "accuracy"),
+        figures.presentations([{"presentation": i, "mean": 0.2 * i, "ci95": 0.01} for i in (1, 2, 3)], ways=5),
+        figures.task_vectors(np.random.default_rng(0).normal(size=(9, 4)), {"amplitude": np.arange(9.0)}),
+        figures.task_vectors(np.random.default_rng(0).normal(size=(9, 4)), {}),
         figures.fits([figures.Fit(5, x[:5], x[:5], x, x, {0: x * 0, 1: x})]),
     ]
     for i, figure in enumerate(made):
         figures.save(figure, tmp_path / "figures" / f"{i}.png")
         figures.close(figure)
     written = sorted((tmp_path / "figures").iterdir())
-    assert [path.name for path in written] == ["0.png", "1.png", "2.png", "3.png"]
+    assert [path.name for path in written] == [f"{i}.png" for i in range(7)]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-    lines = made[3].axes  # a closed figure holds nothing
+    lines = made[-1].axes  # a closed figure holds nothing
     assert lines == []

@@ -1,0 +1,49 @@
+"""A recurrent network as a learner (Hochreiter, Younger and Conwell, "Learning to learn using gradient descent", ICANN 2001)."""
+
+from torch import Tensor, nn
+
+from metarun.algo.algorithm import BatchNormMode
+from metarun.algo.metalearner import perceptron
+from metarun.algo.readers.stream import State, StreamReader, TrainOn
+from metarun.config import require
+from metarun.episodes import TaskSpec
+from metarun.model.network import NetworkFactory
+
+
+class LSTM(StreamReader):
+    """An LSTM whose state is what it has learned of a task; labels come shifted by one step.
+
+    Args:
+        hidden: units of a layer.
+        layers: of the LSTM.
+        train_on: "stream", "queries" or "both", see `StreamReader`.
+        batch_norm, task_chunk: see `MetaLearner`.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        model: NetworkFactory,
+        *,
+        hidden: int = 128,
+        layers: int = 1,
+        train_on: TrainOn = "stream",
+        batch_norm: BatchNormMode = "running",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
+        self.train_on = train_on
+        require(hidden > 0, "hidden", hidden, "1 or more")
+        require(layers > 0, "layers", layers, "1 or more")
+        self.lstm = nn.LSTM(self.features + self.outputs, hidden, layers, batch_first=True)
+        self.head = perceptron(hidden, hidden, self.outputs)
+
+    def start(self, like: Tensor) -> State:
+        empty = like.new_zeros(len(like), self.lstm.num_layers, self.lstm.hidden_size)
+        return empty, empty
+
+    def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        # torch has the layers first, then the batch.
+        hidden, cell = (part.transpose(0, 1).contiguous() for part in state)
+        out, (hidden, cell) = self.lstm(inputs, (hidden, cell))
+        return self.head(out), (hidden.transpose(0, 1), cell.transpose(0, 1))

@@ -1,0 +1,94 @@
+"""Readers of examples in a row, with labels shifted by one step (Hochreiter, Younger and Conwell 2001; Santoro et al. 2016)."""
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metarun.algo.algorithm import task_losses
+from metarun.algo.metalearner import Reader, in_order
+from metarun.episodes import Episodes, Examples
+
+State = tuple[Tensor, ...]
+"""What such a reader remembers, the task axis first."""
+
+
+TrainOn = Literal["stream", "queries", "both"]
+"""What a reader of streams learns to predict, see `StreamReader`."""
+
+
+class StreamReader(Reader):
+    """At each presentation an input comes with the label of the one before, and its own label is to be predicted.
+
+    In a test the support set is the stream, and each query is read after it as if it were the next and only one. Training takes
+    the same loss ("queries"), or support examples and queries as one stream in random order, every presentation predicted
+    ("stream", Santoro et al. 2016, section 3), or the sum of the two ("both"). A whole stream teaches what to do with many
+    examples, but the first that it teaches is to count labels, since each class comes as often as the others.
+    """
+
+    ordered = True
+    train_on: TrainOn
+
+    @abstractmethod
+    def start(self, like: Tensor) -> State:
+        """What it remembers before the first presentation of the tasks of ``like`` (T, …)."""
+
+    @abstractmethod
+    def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """``inputs`` (T, n, features + outputs), one after another → predictions (T, n, outputs), and what it then remembers."""
+
+    def stream(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Predictions (T, n, outputs) for ``features`` (T, n, features), whose ``labels`` (T, n, outputs) come a step later."""
+        return self.run(torch.cat([features, shift(labels)], -1), self.start(features))[0]
+
+    def read(self, features: Tensor, labels: Tensor) -> tuple[State, Tensor]:
+        _, state = self.run(torch.cat([features, shift(labels)], -1), self.start(features))
+        return state, labels[:, -1]
+
+    def answer(self, content: tuple[State, Tensor], features: Tensor) -> Tensor:
+        state, last = content
+        tasks, queries = features.shape[:2]
+        each = tuple(part.repeat_interleave(queries, 0) for part in state)
+        inputs = torch.cat([features, last.unsqueeze(1).expand(-1, queries, -1)], -1)
+        out, _ = self.run(inputs.flatten(0, 1).unsqueeze(1), each)
+        return out.view(tasks, queries, -1)
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        if self.train_on == "queries":
+            return super().losses(episodes)
+        support, query = self.embed_both(episodes)
+        losses = self._stream_losses(episodes, torch.cat([support, query], 1))
+        if self.train_on == "both":
+            arranged = self.arrange(Examples(support, episodes.support.y, episodes.support.ways))
+            content = self.read(arranged.x, self.labels(arranged))
+            losses = losses + task_losses(self.answer(content, query), episodes.query.y)
+        return losses
+
+    def _stream_losses(self, episodes: Episodes, features: Tensor) -> Tensor:
+        """Mean loss over the presentations of support and queries, whose ``features`` (T, n, features) these are, (T,)."""
+        labels = torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1)
+        y = torch.cat([episodes.support.y, episodes.query.y], 1)
+        order = torch.rand(y.shape[:2], device=y.device).argsort(1)
+        return task_losses(self.stream(in_order(features, order), in_order(labels, order)), in_order(y, order))
+
+    def by_presentation(self, episodes: Episodes, order: Tensor) -> Tensor:
+        """Accuracy at the first, second, … presentation of a class, (shots + queries, T), of support and queries in one stream.
+
+        Args:
+            episodes: of classification, each class with as many examples as the others.
+            order: of each task's examples, (T, n).
+        """
+        features = torch.cat(self.embed_both(episodes), 1)
+        labels = in_order(torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1), order)
+        right = labels.argmax(-1) == self.stream(in_order(features, order), labels).argmax(-1)
+        number = (labels.cumsum(1) * labels).sum(-1) - 1  # how often its class has been shown before
+        per_class = order.shape[1] // self.outputs
+        at = F.one_hot(number.long(), per_class).to(labels.dtype)
+        return (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1).mT / self.outputs
+
+
+def shift(labels: Tensor) -> Tensor:
+    """(T, n, outputs) a step later, nothing coming first."""
+    return torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], 1)

@@ -1,0 +1,219 @@
+"""Learners that embed a task and adapt from an initialisation of its own (Vuorio et al., NeurIPS 2019; Yao et al., ICML 2019)."""
+
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.algo.algorithm import BatchNormMode, task_losses
+from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
+from metarun.algo.meta_features import count, meta_features
+from metarun.algo.metalearner import SetEncoder
+from metarun.config import ConfigError, require
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.network import NetworkFactory, Weights, embedding_shape
+from metarun.model.norm import Norm
+
+
+class TaskEmbed(GradientLearner):
+    """A support set becomes a task vector, the vector conditions the shared initialisation, and inner steps follow.
+
+    Conditions are constants of the inner loop. Of the kind "film" they scale and shift every hidden layer (MMAML, Vuorio et al.
+    2019); of the kind "gates" they multiply the initial weights of each unit by a factor in (0, 2) (HSML, Yao et al. 2019, which
+    has a factor for each weight). Both begin as no condition at all.
+
+    Args:
+        inner_lr: rate of the inner steps.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        encoder: of task vectors. "set": a set encoder, trained with the rest. "similarity": a set encoder of unit vectors that the
+            metric loss alone trains: of the tasks of an update, a support set should be nearest to the queries of its own task
+            (normalised temperature-scaled cross entropy, Sohn 2016), and nothing else trains it. "features": hand-made
+            meta-features, which are not learned.
+        condition: "film" or "gates".
+        size: of a task vector; hand-made ones have a size of their own.
+        width: of the hidden layers of encoder and conditions.
+        temperature: of the metric loss.
+        outer: "maml", or "reptile": the initialisation moves towards where the inner steps end, and what conditions it learns from
+            the query loss to the first order.
+        adapt: "steps", or "nearest": take no step in a test, but predict with the model that was adapted to the most similar
+            training task, by Euclidean distance of task vectors. On regression alone: labels mean something else in every task.
+        remembered: training tasks to choose from, the latest ones.
+        first_order: leave out the second derivatives.
+        batch_norm: see `MAML`.
+        recompute: compute inner steps twice and keep one step's activations at a time.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device. The metric loss compares
+            the tasks of a chunk.
+    """
+
+    vectors: Tensor
+    """Of the training tasks remembered, (remembered, size)."""
+    models: Tensor
+    """Their adapted weights and conditions, (remembered, numbers)."""
+    seen: Tensor
+    """How many training tasks there have been."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        inner_steps: int = 1,
+        test_steps: int = 10,
+        encoder: Literal["set", "similarity", "features"] = "set",
+        condition: Literal["film", "gates"] = "film",
+        size: int = 16,
+        width: int = 64,
+        temperature: float = 0.3,
+        outer: Literal["maml", "reptile"] = "maml",
+        adapt: Literal["steps", "nearest"] = "steps",
+        remembered: int = 1000,
+        first_order: bool = False,
+        batch_norm: BatchNormMode = "transductive",
+        recompute: bool = False,
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(
+            spec,
+            inner_steps=inner_steps,
+            test_steps=test_steps,
+            first_order=first_order or outer == "reptile",
+            batch_norm=batch_norm,
+            recompute=recompute,
+            task_chunk=task_chunk,
+        )
+        require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        require(temperature > 0, "temperature", temperature, "a number above 0")
+        for key, value in {"size": size, "width": width, "remembered": remembered}.items():
+            require(value > 0, key, value, "1 or more")
+        require(adapt == "steps" or spec.kind == "regression", "adapt", adapt, "steps: labels mean something else in every task")
+        self.inner_lr, self.encoder, self.temperature, self.outer = inner_lr, encoder, temperature, outer
+        self.nearest = adapt == "nearest"
+        self.network = network(one_head(spec))
+        if encoder == "features":
+            self.size = count(spec)
+        else:
+            self.size, self.embedding = size, network(None)
+            features = prod(embedding_shape(self.embedding, spec.input_shape))
+            self.set_encoder = SetEncoder(features, spec.outputs, width, by_class=False)
+            self.to_vector = nn.Linear(width, size)
+
+        own = self.network.weights()
+        if condition == "film":
+            if not self.network.film:
+                raise ConfigError("model: film needs hidden layers as mlp, conv4 and resnet12 have them; set algo.condition=gates")
+            widths = {f"film.{layer}.{part}": n for layer, n in self.network.film.items() for part in ("scale", "shift")}
+        else:
+            widths = {f"gate.{name}": len(w) for name, w in own.items()}
+        self.widths, self.frozen = widths, frozenset([*widths, "vector"])
+        last = nn.Linear(width, sum(widths.values()))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.conditions = nn.Sequential(nn.Linear(self.size, width), nn.ReLU(), last)
+        if self.nearest:
+            self.steps = None
+            self.register_buffer("vectors", torch.zeros(remembered, self.size))
+            of_conditions = {
+                name: own[name.removeprefix("gate.")].shape if condition == "gates" else (n,) for name, n in widths.items()
+            }
+            self.shapes = {**of_conditions, **{name: w.shape for name, w in own.items()}}
+            self.register_buffer("models", torch.zeros(remembered, sum(prod(shape) for shape in self.shapes.values())))
+            self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    # Task vectors and what follows from them --------------------------------------------------------------------------------
+
+    def task_vectors(self, examples: Examples) -> Tensor:
+        """The vectors of T tasks from examples of each, (T, size); whatever the order of the examples."""
+        if self.encoder == "features":
+            return meta_features(examples)
+        norm = self.norm(query=True, statistics=self.embedding.statistics)
+        embedded = self.embedding(self.embedding.weights(), examples.x, norm).flatten(2)
+        self.observe(norm, self.embedding.statistics)
+        labels = examples.y if examples.ways is None else F.one_hot(examples.y, examples.ways).to(embedded.dtype)
+        vectors: Tensor = self.to_vector(self.set_encoder(embedded, labels))
+        return F.normalize(vectors, dim=1) if self.encoder == "similarity" else vectors
+
+    def initial(self, support: Examples) -> Weights:
+        """The shared initialisation, with each task's vector and the conditions it sets."""
+        vectors = self.task_vectors(support)
+        made = self.conditions(vectors.detach() if self.encoder == "similarity" else vectors)
+        given = dict(zip(self.widths, made.split(list(self.widths.values()), 1), strict=True))
+        own = self.network.weights()
+        for name, value in given.items():
+            if name.startswith("gate."):
+                # What the gate adds to the initial weight: inner steps from their sum are those from the gated weight.
+                weight = own[name.removeprefix("gate.")]
+                given[name] = value.tanh().view(*value.shape, *(1,) * (weight.dim() - 1)) * weight
+            elif name.endswith(".scale"):
+                given[name] = 1 + value
+        return own | given | {"vector": vectors}
+
+    def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
+        used = {
+            name: w + weights[f"gate.{name}"] if f"gate.{name}" in weights else w
+            for name, w in weights.items()
+            if name != "vector" and not name.startswith("gate.")
+        }
+        return self.network(used, x, norm)
+
+    def rule(self) -> Rule:
+        return Descent(lambda step, name: self.inner_lr)
+
+    # The most similar training task ------------------------------------------------------------------------------------------
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Adapted:
+        if not self.nearest or self.training:
+            return super().adapt(support, steps)
+        known = min(int(self.seen), len(self.vectors))
+        if not known:  # an untrained learner
+            return super().adapt(support, 0)
+        most_similar = torch.cdist(self.task_vectors(support), self.vectors[:known]).argmin(1)
+        parts = self.models[most_similar].split([prod(shape) for shape in self.shapes.values()], 1)
+        weights = {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return Adapted(weights, None, self.inner_steps, support, {})
+
+    def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
+        return self.predict(self.adapt(support), x).unsqueeze(0) if self.nearest else super().trajectory(support, x, steps)
+
+    @torch.no_grad()
+    def _remember(self, end: Adapted) -> None:
+        """Keep the vectors and the adapted models of these training tasks in the places of the oldest."""
+        vectors = end.weights["vector"]
+        places = (self.seen + torch.arange(len(vectors), device=vectors.device)) % len(self.vectors)
+        self.vectors[places] = vectors
+        self.models[places] = torch.cat([end.weights[name].flatten(1) for name in self.shapes], 1)
+        self.seen += len(vectors)
+
+    # Learning ---------------------------------------------------------------------------------------------------------------
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        return self._losses(episodes, self.end(episodes.support))
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        if self.outer == "maml":
+            return super().backward(episodes)
+        own = self.network.weights()
+        others = [w for name, w in self.named_parameters() if not name.startswith("network.")]
+        losses = []
+        for part in episodes.split(self.chunk(episodes)):
+            end = self.end(part.support)
+            loss = self._losses(part, end)
+            gradients = torch.autograd.grad(loss.sum() / len(episodes), others, allow_unused=True)
+            away = [(w - end.weights[name]).detach().sum(0) / len(episodes) for name, w in own.items()]
+            for w, gradient in zip([*others, *own.values()], [*gradients, *away], strict=True):
+                if gradient is not None:
+                    w.grad = gradient if w.grad is None else w.grad + gradient
+            losses.append(loss.detach())
+        self.write_statistics()
+        return torch.cat(losses)
+
+    def _losses(self, episodes: Episodes, end: Adapted) -> Tensor:
+        """Query loss at the adapted weights, and the metric loss, (T,)."""
+        if self.nearest:
+            self._remember(end)
+        losses = task_losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
+        if self.encoder != "similarity":
+            return losses
+        likeness = end.weights["vector"] @ self.task_vectors(episodes.query).mT / self.temperature
+        return losses + F.cross_entropy(likeness, torch.arange(len(episodes), device=likeness.device), reduction="none")

@@ -1,0 +1,149 @@
+"""Readers of a stream against the equations written out for one task, one presentation, one head and one slot at a time."""
+
+import pytest
+import torch
+from reference import assert_gradients, copies, lstm_cell, part, plain_conv4, plain_loss, plain_mlp
+from small import LINE, PICTURES, conv, images, mlp, regression
+from torch.nn import functional as F
+
+from metarun.algo.readers.lstm import LSTM
+from metarun.algo.readers.mann import MANN
+
+KINDS = {"mlp": (LINE, mlp, regression), "conv": (PICTURES, conv, images)}
+
+
+def embedded(weights, x):
+    """One batch of one task, (n, …) → (n, features)."""
+    if x.dim() == 2:
+        return torch.relu(plain_mlp(weights, x))
+    return plain_conv4(weights, x)[0]
+
+
+def streams(weights, tasks, seed):
+    """Each task's features, labels as vectors and labels, in the order that training draws."""
+    torch.manual_seed(seed)
+    order = torch.rand(len(tasks), tasks.support.x.shape[1] + tasks.query.x.shape[1]).argsort(1)
+    for t in range(len(tasks)):
+        x = torch.cat([tasks.support.x[t], tasks.query.x[t]])
+        y = torch.cat([tasks.support.y[t], tasks.query.y[t]])
+        features = embedded(part(weights, "network."), x)[order[t]]
+        y = y[order[t]]
+        yield features, y if y.is_floating_point() else F.one_hot(y, 3).double(), y
+
+
+def stream_loss(weights, tasks, step, start):
+    """Mean loss over all presentations, labels coming a step late."""
+    total = torch.zeros((), dtype=torch.float64)
+    for features, labels, y in streams(weights, tasks, seed=3):
+        state, before, outs = start(), torch.zeros_like(labels[0]), []
+        for feature, label in zip(features, labels, strict=True):
+            out, state = step(torch.cat([feature, before]), state)
+            outs.append(out)
+            before = label
+        total = total + plain_loss(torch.stack(outs), y) / len(tasks)
+    return total
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lstm(kind):
+    spec, factory, episodes = KINDS[kind]
+    algorithm = LSTM(spec, factory, hidden=5, train_on="stream").double()
+    weights, tasks = copies(algorithm), episodes()
+    cell = {f"{name}_{gates}": weights[f"lstm.{name}_{gates}_l0"] for name in ("weight", "bias") for gates in ("ih", "hh")}
+
+    def step(x, state):
+        hidden, memory = lstm_cell(cell, x, *state)
+        return plain_mlp({f"layers.{i}.{n}": weights[f"head.{2 * i}.{n}"] for i in (0, 1) for n in ("weight", "bias")}, hidden), (
+            hidden,
+            memory,
+        )
+
+    loss = stream_loss(weights, tasks, step, lambda: (torch.zeros(5).double(),) * 2)
+    torch.manual_seed(3)
+    assert_gradients(algorithm, tasks, loss, weights)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("faithful", [False, True])
+def test_mann(kind, faithful):
+    slots, width, heads, decay = 7, 3, 2, 0.9
+    spec, factory, episodes = KINDS[kind]
+    keys = {"content": "key", "strength": None} if faithful else {}
+    algorithm = MANN(
+        spec, factory, slots=slots, width=width, heads=heads, hidden=5, decay=decay, train_on="stream", **keys
+    ).double()
+    weights, tasks = copies(algorithm), episodes()
+
+    def start():
+        zeros = torch.zeros(5).double()
+        return zeros, zeros, [torch.zeros(width).double()] * slots, [torch.zeros(slots).double()] * heads, [0.0] * slots, zeros[:0]
+
+    def cosine(a, b):
+        return (a @ b) / (a.norm().clamp(min=1e-6) * b.norm().clamp(min=1e-6))
+
+    def step(x, state):
+        hidden, cell, memory, reading, usage, read = state
+        read = read if len(read) else torch.zeros(heads * width).double()
+        hidden, cell = lstm_cell(part(weights, "controller."), torch.cat([x, read]), hidden, cell)
+
+        def made(name):
+            return weights[f"{name}.weight"] @ hidden + weights[f"{name}.bias"]
+
+        keys = torch.tanh(made("keys")).view(heads, width)
+        contents = torch.tanh(made("contents")).view(heads, width) if not faithful else keys
+        gates = torch.sigmoid(made("gates"))
+        sharp = [1.0] * heads if faithful else F.softplus(made("strengths"))
+        least = sorted(range(slots), key=lambda i: torch.as_tensor(usage[i]).item())[:heads]
+        # Write: where a head read last, and into its own least used slot, which is emptied.
+        memory = [torch.zeros_like(m) if i in least else m for i, m in enumerate(memory)]
+        writing = [[gates[h] * reading[h][i] + (1 - gates[h]) * (i == least[h]) for i in range(slots)] for h in range(heads)]
+        memory = [m + sum(writing[h][i] * contents[h] for h in range(heads)) for i, m in enumerate(memory)]
+        # Read: by the cosine of the key with every slot.
+        reading = [torch.softmax(torch.stack([sharp[h] * cosine(keys[h], m) for m in memory]), 0) for h in range(heads)]
+        usage = [decay * u + sum(reading[h][i] + writing[h][i] for h in range(heads)) for i, u in enumerate(usage)]
+        read = torch.cat([sum(r * m for r, m in zip(reading[h], memory, strict=True)) for h in range(heads)])
+        out = weights["head.weight"] @ torch.cat([hidden, read]) + weights["head.bias"]
+        return out, (hidden, cell, memory, reading, usage, read)
+
+    loss = stream_loss(weights, tasks, step, start)
+    torch.manual_seed(3)
+    assert_gradients(algorithm, tasks, loss, weights)
+
+
+@pytest.mark.parametrize("reader", [LSTM, MANN])
+def test_a_query_is_the_next_presentation(reader):
+    algorithm = reader(LINE, mlp).double().eval()
+    tasks = regression()
+    support, query = algorithm.embed_both(tasks)
+    answers = algorithm.answer(algorithm.read(support, tasks.support.y), query)
+    for q in range(5):
+        features = torch.cat([support, query[:, q : q + 1]], 1)
+        labels = torch.cat([tasks.support.y, torch.full((3, 1, 1), 9.0)], 1)  # its own label comes too late
+        torch.testing.assert_close(answers[:, q], algorithm.stream(features, labels)[:, -1])
+
+
+def test_what_comes_later_changes_nothing_before():
+    algorithm = MANN(LINE, mlp).double()
+    features, labels = torch.randn(2, 6, algorithm.features).double(), torch.randn(2, 6, 1).double()
+    before = algorithm.stream(features, labels)
+    features[:, 4:] += 1
+    labels[:, 3:] += 1  # seen from presentation 4 on
+    torch.testing.assert_close(algorithm.stream(features, labels)[:, :4], before[:, :4])
+
+
+def test_accuracy_by_presentation(monkeypatch):
+    algorithm = LSTM(PICTURES, conv).double().eval()
+    tasks = images(tasks=2, ways=3, shots=1, queries=2)
+    y = torch.cat([tasks.support.y, tasks.query.y], 1)
+    order = torch.rand(2, 9).argsort(1)
+    guesses = torch.randint(3, (2, 9))
+    monkeypatch.setattr(algorithm, "stream", lambda features, labels: F.one_hot(guesses, 3).double())
+    found = algorithm.by_presentation(tasks, order)
+    assert found.shape == (3, 2)
+    for t in range(2):
+        seen, right = [0, 0, 0], [0, 0, 0]
+        for place, guess in zip(order[t].tolist(), guesses[t].tolist(), strict=True):
+            label = int(y[t, place])
+            right[seen[label]] += guess == label
+            seen[label] += 1
+        assert found[:, t].tolist() == pytest.approx([r / 3 for r in right])
