@@ -16,24 +16,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm, recorded_steps
-from metarun.algo.readers.stream import StreamReader
-from metarun.algo.taskembed import TaskEmbed
 from metarun.build import build, check_kind, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.config import ConfigError
 from metarun.data.source import Data, Stage
+from metarun.episodes import TaskSpec
 from metarun.model.network import Network, as_network
 from metarun.report import figures, vectors
 from metarun.rng import derive
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
-from metarun.trainer.evaluation import embed_tasks, presentation_scores, summary, work_of
+from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.machine import Interrupted, choose_device, keep_freed_memory, set_threads
 from metarun.trainer.trainer import Diverged, Outcome, Trainer, metric_name
 
 log = logging.getLogger(__name__)
+
+Scores = NDArray[np.float64]
 
 PRESENTATIONS = 10
 """Of a class, in the figure of learners that read a stream (Santoro et al. 2016, table 1)."""
@@ -79,9 +80,10 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         status = "diverged" if isinstance(stop, Diverged) else "interrupted"
         folder.write_results({**results, "status": status, "stopped": str(stop)})
         raise
-    results |= measured(parts, outcome)
-    save_scores(folder, outcome, parts.stages)
-    write_events(config, choices, parts, outcome, folder, results)
+    probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
+    results |= measured(parts, outcome, probes)
+    save_scores(folder, outcome, parts.stages, probes)
+    write_events(config, choices, parts, outcome, probes, folder, results)
     folder.write_results(results)
     return results
 
@@ -197,8 +199,8 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
-    """The part of results.json that the run found out."""
+def measured(parts: Parts, outcome: Outcome, probes: Mapping[str, Scores]) -> dict[str, Any]:
+    """The part of results.json that the run found out; ``probes``: what the learner told of the test tasks beside their scores."""
     metric, position = metric_name(parts.algorithm), outcome.position
     steps = parts.algorithm.steps
     scores = np.mean(outcome.test, axis=0)  # over stages, task by task; one stage as it is
@@ -210,13 +212,11 @@ def measured(parts: Parts, outcome: Outcome) -> dict[str, Any]:
         test["first_tasks"] = {metric: summary(scores[-1, :first])}
         if steps is not None:
             test["first_tasks"]["by_step"] = by_step(scores[:, :first], recorded_steps(steps))
-    if isinstance(parts.algorithm, StreamReader) and metric == "accuracy":
-        shown = presentation_scores(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)[:PRESENTATIONS]
-        test["by_presentation"] = [{"presentation": i, **_mean_and_interval(row)} for i, row in enumerate(shown, 1)]
-    if isinstance(parts.algorithm, TaskEmbed):
-        embedded, parameters = embed_tasks(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
-        if parameters:
-            test["task_vectors"] = vectors.recovered(embedded, parameters)
+    if "by_presentation" in probes:
+        shown = enumerate(map(summary, probes["by_presentation"].T[:PRESENTATIONS]), 1)
+        test["by_presentation"] = [{"presentation": i, "mean": found["mean"], "ci95": found["ci95"]} for i, found in shown]
+    if "task_vectors" in probes:
+        test["task_vectors"] = vectors.recovered(probes["task_vectors"], true_parameters(parts.data.spec, probes))
     continual = None
     if outcome.rows:
         R = np.array(outcome.rows, dtype=np.float64)
@@ -242,16 +242,18 @@ def by_step(scores: NDArray[np.float64], steps: list[int]) -> list[dict[str, Any
     return [{"step": step, **{k: f[k] for k in ("mean", "ci95", "median", "n_nonfinite")}} for step, f in found]
 
 
-def _mean_and_interval(scores: NDArray[np.float64]) -> dict[str, Any]:
-    found = summary(scores)
-    return {key: found[key] for key in ("mean", "ci95")}
+def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Those of the test tasks' true parameters that vary, (tasks,) each."""
+    told = {name: probes[name].ravel() for name in spec.parameters if name in probes}
+    return {name: values for name, values in told.items() if np.ptp(values) > 0}
 
 
-def save_scores(folder: RunFolder, outcome: Outcome, stages: list[Stage]) -> None:
-    """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`, and the `stages`' names."""
+def save_scores(folder: RunFolder, outcome: Outcome, stages: list[Stage], probes: Mapping[str, Scores]) -> None:
+    """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`; the `stages`; ``probes``."""
+    arrays: dict[str, Any] = {"scores": np.stack(outcome.test), "stages": np.array([stage.name for stage in stages]), **probes}
     beside = folder.path / ".test.npz.writing"
     with beside.open("wb") as file:
-        np.savez_compressed(file, scores=np.stack(outcome.test), stages=np.array([stage.name for stage in stages]))
+        np.savez_compressed(file, **arrays)
     os.replace(beside, folder.path / "test.npz")
 
 
@@ -260,6 +262,7 @@ def write_events(
     choices: Mapping[str, str],
     parts: Parts,
     outcome: Outcome,
+    probes: Mapping[str, Scores],
     folder: RunFolder,
     results: Mapping[str, Any],
 ) -> None:
@@ -284,8 +287,8 @@ def write_events(
                 pictures["R"] = figures.stage_matrix(results["continual"]["R"], results["continual"]["stages"], metric)
             if "by_presentation" in results["test"]:
                 pictures["presentations"] = figures.presentations(results["test"]["by_presentation"], parts.data.spec.outputs)
-            if isinstance(parts.algorithm, TaskEmbed):
-                embedded, parameters = embed_tasks(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
+            if "task_vectors" in probes:
+                embedded, parameters = probes["task_vectors"], true_parameters(parts.data.spec, probes)
                 pictures["tasks"] = figures.task_vectors(vectors.principal_components(embedded), parameters)
                 events.embedding(embedded, parameters, outcome.position.step)
             examples = adaptation_examples(parts.algorithm, parts.data, parts.device)

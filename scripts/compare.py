@@ -23,7 +23,10 @@ from metarun.run import build_parts
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary
 
-BOTH = ["maml", "fomaml", "anil", "metasgd", "mamlpp", "reptile", "cavia", "imaml", "metalstm", "finetune", "scratch", "nearest"]
+GRADIENT = ["maml", "fomaml", "anil", "metasgd", "mamlpp", "reptile", "cavia", "imaml", "metalstm", "taskembed"]
+NETWORKS = ["cnp", "lstm", "mann", "snail", "hypernet"]  # of algo=metalearner
+BASELINES = ["finetune", "scratch", "nearest"]
+BOTH = [*GRADIENT, *NETWORKS, *BASELINES]
 ALGORITHMS = {"sine": [*BOTH, "oracle"], "omniglot": [*BOTH, "protonet", "matchingnet", "relationnet"]}
 ALGORITHMS["cifarfs"] = ALGORITHMS["omniglot"]
 SECONDS = {"sine": 60.0, "omniglot": 90.0, "cifarfs": 90.0}
@@ -34,7 +37,8 @@ STEPS = (0, 1, 5, 10)
 def metarun(algo: str, data: str, name: str, *overrides: str) -> dict[str, Any] | None:
     """One run by the command line, and its results; None where it fails, which is said."""
     path = FOLDER / name
-    command = ["-m", "metarun", f"algo={algo}", f"data={data}", f"hydra.run.dir={path}", *overrides]
+    learner = ["algo=metalearner", f"algo.network={algo}"] if algo in NETWORKS else [f"algo={algo}"]
+    command = ["-m", "metarun", *learner, f"data={data}", f"hydra.run.dir={path}", *overrides]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)

@@ -56,7 +56,7 @@ def test_an_algorithm_of_ones_own(written):
     results = json.loads((written.folder / "run/results.json").read_text())
     assert results["test"]["accuracy"]["mean"] > 0.3  # chance is 0.2
     assert results["protocol"]["batch_norm"] == "running"
-    assert "algo.penalty=-1: expected a number above 0" in written(*of_images, "algo.penalty=-1", status=2).stderr
+    assert "algo.penalty=-1.0: expected a number above 0" in written(*of_images, "algo.penalty=-1", status=2).stderr
 
 
 def test_a_network_of_ones_own(written):

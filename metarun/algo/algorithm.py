@@ -87,6 +87,10 @@ class Algorithm(nn.Module, ABC):
             return self.trajectory(episodes.support, episodes.query.x, steps)
         return self.predict(self.adapt(episodes.support, steps), episodes.query.x).unsqueeze(0)
 
+    def probe(self, episodes: Episodes) -> dict[str, Tensor]:
+        """What else a test tells of T tasks, by name, each with the task axis first; kept in test.npz. Most have nothing to add."""
+        return {}
+
     def network_pass(self, episodes: Episodes) -> None:
         """Put all examples through the network once, to count the work in it."""
         for part in (episodes.support, episodes.query):

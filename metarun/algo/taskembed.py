@@ -185,6 +185,10 @@ class TaskEmbed(GradientLearner):
         self.models[places] = torch.cat([end.weights[name].flatten(1) for name in self.shapes], 1)
         self.seen += len(vectors)
 
+    def probe(self, episodes: Episodes) -> dict[str, Tensor]:
+        """The tasks' vectors, (T, size), and beside them the true parameters where the data tell them, (T, 1) each."""
+        return {"task_vectors": self.task_vectors(episodes.support)} | {n: episodes.context[n] for n in self.spec.parameters}
+
     # Learning ---------------------------------------------------------------------------------------------------------------
 
     def losses(self, episodes: Episodes) -> Tensor:

@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarun.algo.algorithm import Algorithm, task_scores
-from metarun.algo.readers.stream import StreamReader
-from metarun.algo.taskembed import TaskEmbed
 from metarun.data.source import TaskSource
 from metarun.episodes import Episodes
 from metarun.model.network import Weights
-from metarun.rng import bits, choose, derive
 
 CHUNK_VALUES = 2**20
 """Input numbers tested at once where `task_chunk` does not say how many tasks: bounds memory, costs no time."""
@@ -57,32 +54,12 @@ def evaluate(
     return torch.cat(scores, 1).numpy()
 
 
-def presentation_scores(algorithm: StreamReader, source: TaskSource, tasks: int) -> NDArray[np.float64]:
-    """Accuracy at the first, second, … presentation of a class, (presentations, tasks): support and queries are one stream.
-
-    Its order is a function of a task's number.
-    """
-    one = source.sample(torch.arange(1))
-    length, size = one.support.x.shape[1] + one.query.x.shape[1], _chunk(algorithm, one)
-    scores = []
+def probe(algorithm: Algorithm, source: TaskSource, tasks: int) -> dict[str, NDArray[np.float64]]:
+    """What `Algorithm.probe` tells of the tasks 0 … ``tasks`` - 1, by name, the task axis first."""
+    size = _chunk(algorithm, source.sample(torch.arange(1)))
     with testing(algorithm):
-        for ids in torch.arange(tasks).split(size):
-            episodes = source.sample(ids)
-            order = choose(bits(derive(0, "presentations"), ids.to(episodes.query.x.device), length), length)
-            scores.append(algorithm.by_presentation(episodes, order).double().cpu())
-    return torch.cat(scores, 1).numpy()
-
-
-def embed_tasks(algorithm: TaskEmbed, source: TaskSource, tasks: int) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """The vectors of ``tasks`` tasks, (tasks, size), and those of their true parameters that vary, (tasks,) by name."""
-    vectors, parameters = [], []
-    with testing(algorithm):
-        for ids in torch.arange(tasks).split(_chunk(algorithm, source.sample(torch.arange(1)))):
-            episodes = source.sample(ids)
-            vectors.append(algorithm.task_vectors(episodes.support).double().cpu())
-            parameters.append({name: episodes.context[name].flatten().double().cpu() for name in algorithm.spec.parameters})
-    found = {name: torch.cat([part[name] for part in parameters]).numpy() for name in algorithm.spec.parameters}
-    return torch.cat(vectors).numpy(), {name: values for name, values in found.items() if np.ptp(values) > 0}
+        parts = [algorithm.probe(source.sample(ids)) for ids in torch.arange(tasks).split(size)]
+    return {name: torch.cat([part[name].double().cpu() for part in parts]).numpy() for name in parts[0]}
 
 
 @contextmanager

@@ -73,20 +73,20 @@ class StreamReader(Reader):
         order = torch.rand(y.shape[:2], device=y.device).argsort(1)
         return task_losses(self.stream(in_order(features, order), in_order(labels, order)), in_order(y, order))
 
-    def by_presentation(self, episodes: Episodes, order: Tensor) -> Tensor:
-        """Accuracy at the first, second, … presentation of a class, (shots + queries, T), of support and queries in one stream.
+    def probe(self, episodes: Episodes) -> dict[str, Tensor]:
+        """Accuracy at the first, second, … presentation of a class, (T, shots + queries), of support and queries in one stream.
 
-        Args:
-            episodes: of classification, each class with as many examples as the others.
-            order: of each task's examples, (T, n).
+        Classification alone, where each class of a task has as many examples as the others.
         """
-        features = torch.cat(self.embed_both(episodes), 1)
-        labels = in_order(torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1), order)
-        right = labels.argmax(-1) == self.stream(in_order(features, order), labels).argmax(-1)
+        support, query = episodes.support, episodes.query
+        if support.ways is None:
+            return {}
+        both = self.arrange(Examples(torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1), support.ways))
+        labels = self.labels(both)
+        right = self.stream(self.embed(both.x, self.norm(query=True)), labels).argmax(-1) == both.y
         number = (labels.cumsum(1) * labels).sum(-1) - 1  # how often its class has been shown before
-        per_class = order.shape[1] // self.outputs
-        at = F.one_hot(number.long(), per_class).to(labels.dtype)
-        return (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1).mT / self.outputs
+        at = F.one_hot(number.long(), both.y.shape[1] // support.ways).to(labels.dtype)
+        return {"by_presentation": (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1) / support.ways}
 
 
 def shift(labels: Tensor) -> Tensor:
