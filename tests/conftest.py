@@ -30,7 +30,8 @@ class Command:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:metarun"}
+        # Tests run side by side: threads that wait shall not spin on a core that another test could use.
+        self.environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:metarun", "OMP_WAIT_POLICY": "passive"}
 
     def start(self, *arguments: str, **keys: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "metarun", *arguments]
