@@ -111,7 +111,10 @@ def cell(found: dict[str, Any] | None, percent: bool) -> str:
         return ""
     if found["mean"] is None:
         return f"not finite on {found['n_nonfinite']} (median {found['median']:.3g})" if found["median"] else "not finite"
-    return f"{100 * found['mean']:.1f} ± {100 * found['ci95']:.1f}" if percent else f"{found['mean']:.3g} ± {found['ci95']:.2g}"
+    if percent:
+        return f"{100 * found['mean']:.1f} ± {100 * found['ci95']:.1f}"
+    tail = f" (median {found['median']:.2g})" if found["median"] and found["mean"] > 20 * found["median"] else ""
+    return f"{found['mean']:.3g} ± {found['ci95']:.2g}{tail}"
 
 
 def table(data: str) -> str:
@@ -151,13 +154,14 @@ def main() -> None:
     parser.add_argument("--data", default="sine,omniglot,cifarfs", help="of " + ", ".join(ALGORITHMS))
     parser.add_argument("--algo", help="some algorithms; all that suit the data where left out")
     parser.add_argument("--seconds", type=float, help="of training a run; else 60 on sine and 90 on images")
+    parser.add_argument("--show", action="store_true", help="the table of what has finished, and run nothing")
     parser.add_argument("overrides", nargs="*", help="for metarun, such as trainer.threads=1 seed=1")
     given = parser.parse_args()
     torch.set_num_threads(1)
     pages = []
     for data in given.data.split(","):
         for algo in given.algo.split(",") if given.algo else ALGORITHMS[data]:
-            if algo in ALGORITHMS[data]:
+            if algo in ALGORITHMS[data] and not given.show:
                 compare(algo, data, given.seconds or SECONDS[data], ["trainer.figures=false", *given.overrides])
         pages.append(f"### {data}\n\n{table(data)}\n")
     FOLDER.mkdir(parents=True, exist_ok=True)
