@@ -60,6 +60,7 @@ def main() -> None:
             print(name, {steps: round(mib) for steps, mib in zip(STEPS, found, strict=True)}, flush=True)
             axes.plot(STEPS, found, marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="inner steps", ylabel="peak memory of an update, MiB", xticks=STEPS)
+    axes.set_yticks([200, 500, 1000, 2000], ["200", "500", "1000", "2000"])
     axes.set_xticklabels([str(steps) for steps in STEPS])
     axes.minorticks_off()
     axes.legend()
