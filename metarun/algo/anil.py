@@ -10,7 +10,7 @@ from metarun.algo.inner_loop import Descent, inner_loop, one_head
 from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
 from metarun.model.layers import linear
-from metarun.model.network import NetworkFactory, Weights, embedding_shape
+from metarun.model.network import NetworkFactory, Weights, embedding_width
 from metarun.model.norm import Norm, Statistics
 
 
@@ -52,7 +52,7 @@ class ANIL(Algorithm):
         require(test_steps >= 0, "test_steps", test_steps, "0 or more")
         self.inner_lr, self.inner_steps, self.steps, self.first_order = inner_lr, inner_steps, test_steps, first_order
         self.network = network(None)
-        self.head = nn.Linear(embedding_shape(self.network, spec.input_shape)[0], one_head(spec))
+        self.head = nn.Linear(embedding_width(self.network, spec.input_shape), one_head(spec))
 
     def adapt(self, support: Examples, steps: int | None = None) -> Heads:
         norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)

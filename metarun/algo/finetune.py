@@ -10,7 +10,7 @@ from metarun.algo.inner_loop import Adam, Descent, GradientLearner, Rule, one_he
 from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import linear
-from metarun.model.network import Network, NetworkFactory, Weights, embedding_shape
+from metarun.model.network import Network, NetworkFactory, Weights, embedding_width
 from metarun.model.norm import Norm
 
 InnerOptimizer = Literal["sgd", "adam"]
@@ -128,7 +128,7 @@ def pooled_head(spec: TaskSpec, network: Network) -> nn.Linear:
     outputs = spec.outputs if spec.kind == "regression" else spec.train_classes
     if outputs is None:
         raise ConfigError(f"data={spec.name}: pooled training tells the training classes apart, and these data do not number them")
-    return nn.Linear(embedding_shape(network, spec.input_shape)[0], outputs)
+    return nn.Linear(embedding_width(network, spec.input_shape), outputs)
 
 
 def pooled_losses(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> Tensor:

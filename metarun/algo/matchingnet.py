@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.config import ConfigError, require
+from metarun.config import require
 from metarun.episodes import Examples, Kind, TaskSpec
-from metarun.model.network import NetworkFactory, embedding_shape
+from metarun.model.network import NetworkFactory, embedding_width
 from metarun.model.norm import Norm, Statistics
 
 
@@ -52,13 +52,11 @@ class MatchingNet(Algorithm):
         require(read_steps > 0, "read_steps", read_steps, "1 or more")
         require(sharpness > 0, "sharpness", sharpness, "a number above 0")
         self.network, self.read_steps, self.sharpness = network(None), read_steps, sharpness
-        shape = embedding_shape(self.network, spec.input_shape)
-        if len(shape) != 1:
-            raise ConfigError(f"model: matchingnet compares vectors, and this network gives {shape}; set model.features=flatten")
+        width = embedding_width(self.network, spec.input_shape)
         self.of_support: nn.LSTM | None = None
         if context:
-            self.of_support = nn.LSTM(*shape, *shape, batch_first=True, bidirectional=True)
-            self.of_query = nn.LSTMCell(2 * shape[0], *shape)
+            self.of_support = nn.LSTM(width, width, batch_first=True, bidirectional=True)
+            self.of_query = nn.LSTMCell(2 * width, width)
 
     def adapt(self, support: Examples, steps: int | None = None) -> Memory:
         if support.ways is None:

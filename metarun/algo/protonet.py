@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
 from metarun.episodes import Episodes, Examples, Kind, TaskSpec
-from metarun.model.network import NetworkFactory
+from metarun.model.network import NetworkFactory, embedding_width
 from metarun.model.norm import Norm, Statistics
 
 
@@ -39,6 +39,7 @@ class ProtoNet(Algorithm):
     ) -> None:
         super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
         self.network = network(None)
+        embedding_width(self.network, spec.input_shape)  # refuses what is no vector
 
     def adapt(self, support: Examples, steps: int | None = None) -> Prototypes:
         norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)

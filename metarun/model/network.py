@@ -153,3 +153,17 @@ def embedding_shape(network: Network, input_shape: tuple[int, ...]) -> tuple[int
     weight = next(network.parameters(), torch.empty(()))
     two = weight.new_zeros(1, 2, *input_shape)  # two: a batch norm over a single value fails
     return tuple(network(network.weights(), two).shape[2:])
+
+
+def embedding_width(network: Network, input_shape: tuple[int, ...]) -> int:
+    """The size of the vector that ``network`` makes of one input.
+
+    Raises:
+        ConfigError: it makes something else.
+    """
+    shape = embedding_shape(network, input_shape)
+    if len(shape) != 1:
+        raise ConfigError(
+            f"model: the algorithm works on vectors, and this network gives {shape}; conv4 has model.features=flatten"
+        )
+    return shape[0]

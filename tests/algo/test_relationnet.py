@@ -1,13 +1,19 @@
 """Relation networks against pairs that are joined one by one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from reference import assert_gradients, batch_moments, copies, part, plain_conv4
 from small import PICTURES, conv, images
 from torch.nn import functional as F
 
+from metarun.algo.anil import ANIL
+from metarun.algo.finetune import Finetune
+from metarun.algo.matchingnet import MatchingNet
+from metarun.algo.protonet import ProtoNet
 from metarun.algo.relationnet import RelationNet
-from metarun.config import RangeError
+from metarun.config import ConfigError, RangeError
 from metarun.model.conv4 import Conv4
 
 
@@ -61,3 +67,10 @@ def test_gradients(factory, embed, convolutions):
 def test_maps_that_are_too_small_are_refused():
     with pytest.raises(RangeError, match=r"model\.halvings=2"):
         RelationNet(PICTURES, lambda outputs: Conv4((1, 16, 16), outputs, filters=4, features="maps"))
+
+
+@pytest.mark.parametrize("learner", [ANIL, Finetune, MatchingNet, ProtoNet])
+def test_learners_on_vectors_refuse_maps(learner):
+    keys = {} if learner in (MatchingNet, ProtoNet) else {"inner_lr": 0.1}
+    with pytest.raises(ConfigError, match="model: the algorithm works on vectors"):
+        learner(replace(PICTURES, train_classes=7), maps, **keys)
