@@ -17,12 +17,14 @@ def describe(results: Mapping[str, Any]) -> str:
     name = "accuracy, %" if metric == "accuracy" else "mean squared error"
     lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over tasks"]
     if "by_step" in test:
-        last = len(test["by_step"]) - 1
+        last = test["by_step"][-1]["step"]
         if len(groups) > 1:
             lines.append(" " * 12 + "".join(f"{title:<22}" for title, _ in groups))
-        for step in sorted({*(s for s in STEPS_SHOWN if s <= last), last}):
-            cells = "".join(f"{_cell(group['by_step'][step], metric):<22}" for _, group in groups)
-            lines.append(f"{step:<12}{cells}".rstrip())
+        for rows in zip(*(group["by_step"] for _, group in groups), strict=True):
+            step = rows[0]["step"]
+            if step in STEPS_SHOWN or step > max(STEPS_SHOWN) or step == last:
+                cells = "".join(f"{_cell(row, metric):<22}" for row in rows)
+                lines.append(f"{step:<12}{cells}".rstrip())
     else:
         lines += [f"{_cell(group[metric], metric):<22}{title}" for title, group in groups]
     bad = test[metric]["n_nonfinite"]

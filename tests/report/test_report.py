@@ -44,6 +44,21 @@ def test_steps_are_rows_and_the_papers_tasks_a_column():
     assert "first 600" in lines[2]
 
 
+def test_a_long_adaptation_is_shown_by_its_own_steps():
+    found = results("mse")
+    found["test"]["by_step"] = [row(step, 1 / (1 + step)) for step in (0, 1, 2, 5, 10, 20, 32)]
+    rows = [line.split()[:2] for line in describe(found).splitlines()[2:9]]
+    assert rows == [
+        ["0", "1.000"],
+        ["1", "0.500"],
+        ["2", "0.333"],
+        ["5", "0.167"],
+        ["10", "0.091"],
+        ["20", "0.048"],
+        ["32", "0.030"],
+    ]
+
+
 def test_what_is_not_finite_is_said():
     found = results("mse", steps=False)
     found["test"]["mse"] = {"mean": None, "ci95": None, "n_tasks": 1000, "n_nonfinite": 2, "median": 0.5}
