@@ -107,6 +107,19 @@ class Algorithm(nn.Module, ABC):
     network: Network
     """The network whose weights are learned; subclasses set it."""
 
+    def embed_support(self, x: Tensor) -> tuple[Tensor, Statistics | None]:
+        """What the network makes of support sets, and the statistics that their queries are normalised with (None: their own)."""
+        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
+        embedded = self.network(self.network.weights(), x, norm)
+        return embedded, norm.seen if self.batch_norm == "support" else None
+
+    def embed_queries(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """What the network makes of queries, normalised with ``statistics`` or as the mode says."""
+        norm = self.norm(query=True) if statistics is None else Norm(statistics)
+        embedded = self.network(self.network.weights(), x, norm)
+        self.observe(norm)
+        return embedded
+
     def norm(self, *, query: bool, statistics: RunningStatistics | None = None) -> Norm:
         """The batch norms of a pass under the mode `running` or with the batch's own statistics.
 

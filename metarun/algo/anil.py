@@ -11,7 +11,7 @@ from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
 from metarun.model.layers import linear
 from metarun.model.network import NetworkFactory, Weights, embedding_width
-from metarun.model.norm import Norm, Statistics
+from metarun.model.norm import Statistics
 
 
 class Heads(NamedTuple):
@@ -55,8 +55,7 @@ class ANIL(Algorithm):
         self.head = nn.Linear(embedding_width(self.network, spec.input_shape), one_head(spec))
 
     def adapt(self, support: Examples, steps: int | None = None) -> Heads:
-        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
-        features = self.network(self.network.weights(), support.x, norm)
+        features, statistics = self.embed_support(support.x)
 
         def losses(step: int, head: Weights) -> Tensor:
             return task_losses(linear(features, head["weight"], head["bias"]), support.y)
@@ -69,20 +68,14 @@ class ANIL(Algorithm):
             self.inner_steps if steps is None else steps,
             first_order=self.first_order,
         )
-        return Heads([head for head, _ in path], norm.seen if self.batch_norm == "support" else None)
+        return Heads([head for head, _ in path], statistics)
 
     def predict(self, state: Heads, x: Tensor) -> Tensor:
         last = state.path[-1]
-        return linear(self._queries(state, x), last["weight"], last["bias"])
+        return linear(self.embed_queries(x, state.statistics), last["weight"], last["bias"])
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         state = self.adapt(support, steps)
-        features = self._queries(state, x)
+        features = self.embed_queries(x, state.statistics)
         heads = [state.path[step] for step in recorded_steps(len(state.path) - 1)]
         return torch.stack([linear(features, head["weight"], head["bias"]) for head in heads])
-
-    def _queries(self, state: Heads, x: Tensor) -> Tensor:
-        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
-        features = self.network(self.network.weights(), x, norm)
-        self.observe(norm)
-        return features

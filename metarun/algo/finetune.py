@@ -137,7 +137,5 @@ def pooled_losses(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> 
     x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
     if support.ways is not None:
         y = episodes.context["classes"].gather(1, y)
-    norm = algorithm.norm(query=True)
-    features = algorithm.network(algorithm.network.weights(), x.flatten(0, 1).unsqueeze(0), norm)
-    algorithm.observe(norm)
+    features = algorithm.embed_queries(x.flatten(0, 1).unsqueeze(0))
     return task_losses(head(features).view(*x.shape[:2], -1), y)

@@ -68,10 +68,10 @@ class IMAML(GradientLearner):
         for part in episodes.split(self.chunk(episodes)):
             with torch.no_grad():
                 end = self.end(part.support)
-            found = self._implicit_gradient(end, part)
-            losses.append(found[1])
+            gradients, found = self._implicit_gradient(end, part)
+            losses.append(found)
             for name, w in self.network.weights().items():
-                gradient = found[0][name].sum(0) / len(episodes)
+                gradient = gradients[name].sum(0) / len(episodes)
                 w.grad = gradient if w.grad is None else w.grad + gradient
         self.write_statistics()
         return torch.cat(losses)

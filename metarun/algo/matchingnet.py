@@ -10,7 +10,7 @@ from metarun.algo.algorithm import Algorithm, BatchNormMode
 from metarun.config import require
 from metarun.episodes import Examples, Kind, TaskSpec
 from metarun.model.network import NetworkFactory, embedding_width
-from metarun.model.norm import Norm, Statistics
+from metarun.model.norm import Statistics
 
 
 class Memory(NamedTuple):
@@ -61,18 +61,15 @@ class MatchingNet(Algorithm):
     def adapt(self, support: Examples, steps: int | None = None) -> Memory:
         if support.ways is None:
             raise ValueError("matching networks need labels")
-        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
-        keys = self.network(self.network.weights(), support.x, norm)
+        keys, statistics = self.embed_support(support.x)
         if self.of_support is not None:
             both, _ = self.of_support(keys)
             keys = keys + both[..., : keys.shape[-1]] + both[..., keys.shape[-1] :]
         labels = F.one_hot(support.y, support.ways).to(keys.dtype)
-        return Memory(keys, labels, norm.seen if self.batch_norm == "support" else None)
+        return Memory(keys, labels, statistics)
 
     def predict(self, state: Memory, x: Tensor) -> Tensor:
-        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
-        queries = self.network(self.network.weights(), x, norm)
-        self.observe(norm)
+        queries = self.embed_queries(x, state.statistics)
         if self.of_support is not None:
             queries = self._attend(queries, state.keys)
         similarity = F.normalize(queries, dim=-1) @ F.normalize(state.keys, dim=-1).mT

@@ -10,7 +10,7 @@ from metarun.algo.finetune import pooled_head, pooled_losses
 from metarun.algo.protonet import squared_distances
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory
-from metarun.model.norm import Norm, Statistics
+from metarun.model.norm import Statistics
 
 
 class Neighbours(NamedTuple):
@@ -45,12 +45,12 @@ class Nearest(Algorithm):
         self.head = pooled_head(spec, self.network)
 
     def adapt(self, support: Examples, steps: int | None = None) -> Neighbours:
-        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
-        return Neighbours(self._place(support.x, norm), support, norm.seen if self.batch_norm == "support" else None)
+        points, statistics = (support.x.flatten(2), None) if self.space == "inputs" else self.embed_support(support.x)
+        return Neighbours(points, support, statistics)
 
     def predict(self, state: Neighbours, x: Tensor) -> Tensor:
-        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
-        distances = squared_distances(self._place(x, norm), state.points)
+        points = x.flatten(2) if self.space == "inputs" else self.embed_queries(x, state.statistics)
+        distances = squared_distances(points, state.points)
         if state.support.ways is None:
             nearest = distances.argmin(-1, keepdim=True).expand(-1, -1, state.support.y.shape[-1])
             return state.support.y.gather(1, nearest)
@@ -63,6 +63,3 @@ class Nearest(Algorithm):
 
     def chunk(self, episodes: Episodes) -> int | None:
         return self.task_chunk
-
-    def _place(self, x: Tensor, norm: Norm) -> Tensor:
-        return x.flatten(2) if self.space == "inputs" else self.network(self.network.weights(), x, norm)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
 from metarun.episodes import Episodes, Examples, Kind, TaskSpec
 from metarun.model.network import NetworkFactory, embedding_width
-from metarun.model.norm import Norm, Statistics
+from metarun.model.norm import Statistics
 
 
 class Prototypes(NamedTuple):
@@ -42,26 +42,19 @@ class ProtoNet(Algorithm):
         embedding_width(self.network, spec.input_shape)  # refuses what is no vector
 
     def adapt(self, support: Examples, steps: int | None = None) -> Prototypes:
-        norm = Norm(record="graph") if self.batch_norm == "support" else self.norm(query=False)
-        embedded = self._embed(support.x, norm)
-        return Prototypes(class_means(embedded, support), norm.seen if self.batch_norm == "support" else None)
+        embedded, statistics = self.embed_support(support.x)
+        return Prototypes(class_means(embedded, support), statistics)
 
     def predict(self, state: Prototypes, x: Tensor) -> Tensor:
-        norm = self.norm(query=True) if state.statistics is None else Norm(state.statistics)
-        return -squared_distances(self._embed(x, norm), state.means)
+        return -squared_distances(self.embed_queries(x, state.statistics), state.means)
 
     def losses(self, episodes: Episodes) -> Tensor:
         if self.batch_norm != "running" or not self.training:
             return super().losses(episodes)
         support, query = episodes.support, episodes.query
-        norm = self.norm(query=True)
-        embedded = self._embed(torch.cat([support.x, query.x], 1), norm)
-        self.observe(norm)
+        embedded = self.embed_queries(torch.cat([support.x, query.x], 1))
         n = support.x.shape[1]
         return task_losses(-squared_distances(embedded[:, n:], class_means(embedded[:, :n], support)), query.y)
-
-    def _embed(self, x: Tensor, norm: Norm) -> Tensor:
-        return self.network(self.network.weights(), x, norm)
 
 
 def class_means(embedded: Tensor, of: Examples) -> Tensor:

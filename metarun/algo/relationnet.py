@@ -49,15 +49,13 @@ class RelationNet(Algorithm):
         """The sum of the feature maps of each class, (T, ways, *shape)."""
         if support.ways is None:
             raise ValueError("relation networks need labels")
-        maps = self.network(self.network.weights(), support.x, self.norm(query=False))
+        maps, _ = self.embed_support(support.x)
         members = F.one_hot(support.y, support.ways).to(maps.dtype)
         sums = members.mT @ maps.flatten(2)
         return sums.view(*sums.shape[:2], *maps.shape[2:])
 
     def predict(self, state: Tensor, x: Tensor) -> Tensor:
-        norm = self.norm(query=True)
-        queries = self.network(self.network.weights(), x, norm)
-        self.observe(norm)
+        queries = self.embed_queries(x)
         norm = self.norm(query=True, statistics=self.relation.statistics)
         scores = self.relation.relate(self.relation.weights(), state, queries, norm)
         self.observe(norm, self.relation.statistics)
