@@ -64,7 +64,7 @@ class ANIL(Algorithm):
             losses,
             dict(self.head.named_parameters()),
             support.x.shape[0],
-            Descent(lambda step, name: self.inner_lr),
+            Descent(self.inner_lr),
             self.inner_steps if steps is None else steps,
             first_order=self.first_order,
         )

@@ -71,7 +71,7 @@ class CAVIA(GradientLearner):
         return {"context": next(self.parameters()).new_zeros(self.context)}
 
     def rule(self) -> Rule:
-        return Descent(lambda step, name: self.inner_lr)
+        return Descent(self.inner_lr)
 
     def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
         modulated = self.network.weights()

@@ -40,7 +40,7 @@ class FineTuner(GradientLearner):
         self.inner_lr, self.inner_optimizer = inner_lr, inner_optimizer
 
     def rule(self) -> Rule:
-        return Adam(self.inner_lr) if self.inner_optimizer == "adam" else Descent(lambda step, name: self.inner_lr)
+        return Adam(self.inner_lr) if self.inner_optimizer == "adam" else Descent(self.inner_lr)
 
 
 class Finetune(FineTuner):

@@ -56,7 +56,7 @@ class IMAML(GradientLearner):
         self.network = network(one_head(spec))
 
     def rule(self) -> Rule:
-        return Descent(lambda step, name: self.inner_lr)
+        return Descent(self.inner_lr)
 
     def support_losses(self, step: int, weights: Weights, support: Examples) -> Tensor:
         start = self.network.weights()

@@ -36,10 +36,10 @@ class Rate(Protocol):
 
 
 class Descent:
-    """Gradient descent."""
+    """Gradient descent, at one rate or at a rate for each weight and step."""
 
-    def __init__(self, rate: Rate) -> None:
-        self.rate = rate
+    def __init__(self, rate: Rate | float) -> None:
+        self.rate: Rate = rate if callable(rate) else lambda step, name: rate
 
     def start(self, weights: Weights) -> Weights:
         return {}

@@ -57,4 +57,4 @@ class MAML(GradientLearner):
         require(len(self.frozen) < len(names), "frozen", list(frozen), "patterns that leave a weight to adapt")
 
     def rule(self) -> Rule:
-        return Descent(lambda step, name: self.inner_lr)
+        return Descent(self.inner_lr)

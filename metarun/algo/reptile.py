@@ -73,7 +73,7 @@ class Reptile(GradientLearner):
 
     def rule(self) -> Rule:
         if self.inner_optimizer == "sgd":
-            return Descent(lambda step, name: self.inner_lr)
+            return Descent(self.inner_lr)
         seconds = {name: self.get_buffer(f"second_{i}") for i, name in enumerate(self.network.weights())}
         return Adam(self.inner_lr, self.beta1, seconds=(seconds, self.get_buffer("count")))
 

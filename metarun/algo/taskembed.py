@@ -158,7 +158,7 @@ class TaskEmbed(GradientLearner):
         return self.network(used, x, norm)
 
     def rule(self) -> Rule:
-        return Descent(lambda step, name: self.inner_lr)
+        return Descent(self.inner_lr)
 
     # The most similar training task ------------------------------------------------------------------------------------------
 
