@@ -1,9 +1,10 @@
 """The unit that everything passes on: a batch of T tasks, each a support set and a query set, in tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Kind = Literal["regression", "classification"]
@@ -19,7 +20,7 @@ class Examples(NamedTuple):
     y: Tensor
     ways: int | None = None
 
-    def tasks(self, part: slice) -> "Examples":
+    def tasks(self, part: slice | Tensor) -> "Examples":
         """Those of some of the tasks."""
         return Examples(self.x[part], self.y[part], self.ways)
 
@@ -28,7 +29,10 @@ class Examples(NamedTuple):
 class Episodes:
     """T tasks of one shape. Every tensor has the task axis first.
 
-    ``context`` holds what only some learners need, task axis first too: a task's true parameters, global class ids, its stage.
+    ``context`` holds what only some learners need, task axis first too: a task's true parameters, global class ids, which outputs
+    are ``active`` (T, outputs) for it, the ``weight`` (T,) of its loss in the mean over tasks, of mean 1.
+
+    A plain example is a task too: one query and an empty support set.
     """
 
     support: Examples
@@ -44,9 +48,22 @@ class Episodes:
             yield self
             return
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            context = {key: value[part] for key, value in self.context.items()}
-            yield Episodes(self.support.tasks(part), self.query.tasks(part), context)
+            yield self.pick(slice(start, start + size))
+
+    def pick(self, part: slice | Tensor) -> "Episodes":
+        """Some of the tasks, by a slice or by their places (n,)."""
+        context = {key: value[part] for key, value in self.context.items()}
+        return Episodes(self.support.tasks(part), self.query.tasks(part), context)
+
+
+def join(parts: Sequence[Episodes]) -> Episodes:
+    """The tasks of all ``parts``, which are of one shape and have the same context."""
+
+    def joined(examples: Sequence[Examples]) -> Examples:
+        return Examples(torch.cat([e.x for e in examples]), torch.cat([e.y for e in examples]), examples[0].ways)
+
+    context = {key: torch.cat([part.context[key] for part in parts]) for key in parts[0].context}
+    return Episodes(joined([part.support for part in parts]), joined([part.query for part in parts]), context)
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class TaskSpec:
         train_outputs: classes of a training task where they differ (ProtoNet's 60), else the same.
         name: of the data, for messages.
         train_classes: classes that training tasks of all stages draw theirs from; a task's `context["classes"]` numbers them.
+        examples: whether tasks are single examples without a support set, of the same classes in all tasks.
         parameters: names under which `context` tells a task's true parameters, where it has some.
     """
 
@@ -70,3 +88,4 @@ class TaskSpec:
     name: str
     train_classes: int | None = None
     parameters: tuple[str, ...] = ()
+    examples: bool = False

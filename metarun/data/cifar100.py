@@ -1,8 +1,8 @@
 """CIFAR-100 (Krizhevsky, 2009): 60,000 photographs of 32×32 pixels, 600 in each of 100 classes of 20 superclasses.
 
 Source: www.cs.toronto.edu/~kriz/cifar.html; the release states no licence and asks for a citation. Read from the official
-`cifar-100-binary.tar.gz`, training and test images of a class together, as the few-shot splits want it: inputs (3, 32, 32)
-in [0, 1].
+`cifar-100-binary.tar.gz`, training and test images of a class together, as the few-shot splits (`cifarfs.py`, `fc100.py`) want
+it: inputs (3, 32, 32) in [0, 1].
 """
 
 import tarfile
@@ -10,16 +10,19 @@ import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarun.config import ConfigError
+from metarun.config import ConfigError, require
 from metarun.data import archives
-from metarun.data.images import Numbers
-from metarun.data.source import Split
+from metarun.data.images import Classes, Numbers
+from metarun.data.source import Split, task_shapes
+from metarun.data.stream import ImageStream, Sampling, Scenario
+from metarun.rng import derive
 
 ARCHIVE = "cifar-100-binary.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
@@ -28,11 +31,74 @@ RECORD = 2 + 3 * 32 * 32  # superclass, class, then red, green and blue planes
 MEMBERS = {"train.bin": 500, "test.bin": 100}
 """Files in the archive, and images of each class in them."""
 CLASSES = 100
+VALIDATION = 50
+"""Of the training images of each class."""
 DECODING = "v1"
 
 
+class CIFAR100(ImageStream):
+    """Tasks over the 100 classes, or streams of them: the classes of training and test are the same, their images are not.
+
+    Of each class's 500 training images the last 50 are for validation; its 100 test images are for the test.
+
+    Args:
+        seed: of the tasks and of a random division.
+        root: folders with `cifar100/cifar-100-binary.tar.gz`; null: `METARUN_DATA`, else the user's data folder.
+        ways, shots, queries: classes of a test task, support examples and queries of each.
+        train_ways, train_shots, train_queries: the same in training; null: as in the test.
+        stages: divide the classes into this many stages; null: one.
+        stage_by: stages are groups of superclasses ("superclass"), or of classes at random.
+        scenario: "task", "domain" or "class": a stream of single images, see `metarun.data.stream`; null: few-shot tasks.
+        sampling: of a stream, "epochs" or "uniform".
+    """
+
+    default_stages = 10
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        root: str | None = None,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        train_ways: int | None = None,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+        stages: int | None = None,
+        stage_by: Literal["superclass", "random"] = "random",
+        scenario: Scenario | None = None,
+        sampling: Sampling = "epochs",
+    ) -> None:
+        whole = load(root)
+        most = 20 if stage_by == "superclass" else CLASSES
+        require(stages is None or 0 < stages <= most, "stages", stages, f"1 to {most}, or null")
+        order = np.concatenate(whole.superclasses())
+        if stage_by == "random":
+            order = np.random.default_rng(derive(seed, "stages")).permutation(CLASSES)
+        per_block = CLASSES // most
+        groups = [g.ravel() for g in np.array_split(order.reshape(-1, per_block), stages or 1)]
+        parts: dict[str, dict[Split, Numbers]] = {}
+        for i, group in enumerate(groups):
+            name = "cifar100" if len(groups) == 1 else f"group {i + 1}"
+            parts[name] = {"train": group, "val": group + CLASSES, "test": group + 2 * CLASSES}
+        train, test = MEMBERS.values()
+        cuts = torch.tensor([0, train - VALIDATION, train, train + test])
+        first = torch.arange(CLASSES) * (train + test)
+        super().__init__(
+            "cifar100",
+            seed,
+            whole.images,
+            Classes((first + cuts[:3, None]).flatten(), cuts.diff().repeat_interleave(CLASSES)),
+            parts,
+            *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries),
+            scenario=scenario,
+            sampling=sampling,
+        )
+
+
 @dataclass(frozen=True)
-class CIFAR100:
+class Decoded:
     """All images (60000, 3, 32, 32) uint8, class after class, the classes' names, and the superclass of each, 0 to 19."""
 
     images: Tensor
@@ -52,7 +118,7 @@ class CIFAR100:
         return [np.flatnonzero(self.superclass == number) for number in range(20)]
 
 
-def load(root: str | None) -> CIFAR100:
+def load(root: str | None) -> Decoded:
     """The data set, found or downloaded, decoded or from the cache."""
     decoded = archives.cached(
         f"cifar100-{DECODING}",
@@ -60,7 +126,7 @@ def load(root: str | None) -> CIFAR100:
         lambda: decode(archives.find(root, "cifar100", ARCHIVE, URL, MD5), dict(MEMBERS)),
     )
     superclass = decoded["superclass"].astype(np.int64)
-    return CIFAR100(torch.from_numpy(decoded["images"]), [str(name) for name in decoded["names"]], superclass)
+    return Decoded(torch.from_numpy(decoded["images"]), [str(name) for name in decoded["names"]], superclass)
 
 
 def decode(path: Path, members: dict[str, int]) -> dict[str, NDArray[np.generic]]:

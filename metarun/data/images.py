@@ -248,13 +248,30 @@ class ImageTasks(TaskSource):
 
     def _pixels(self, index: Tensor, change: Tensor | None, part: slice) -> Tensor:
         """(T, ways, n) → those of ``part`` (T, ways · n', C, H, W) float32 in [0, 1]."""
-        pixels = self.images.index_select(0, index[..., part].flatten())
-        if change is not None:
-            pixels = augment(pixels, change[..., part].flatten(), self.crop, flip=self.flip)
-        scaled = pixels.to(self.device) * (1 / 255)
-        if self.view is not None:
-            scaled = self.view(scaled)
+        draws = None if change is None else change[..., part].flatten()
+        scaled = pixels(self.images, index[..., part].flatten(), self.device, self.view, draws, self.crop, flip=self.flip)
         return scaled.view(len(index), -1, *scaled.shape[1:])
+
+
+def pixels(
+    images: Tensor,
+    index: Tensor,
+    device: torch.device,
+    view: View | None,
+    change: Tensor | None = None,
+    crop: int = 0,
+    *,
+    flip: bool = False,
+) -> Tensor:
+    """The images (n, C, H, W) uint8 at ``index`` (m,), on ``device`` → (m, C, H, W) float32 in [0, 1].
+
+    ``change`` (m,) are the draws of `augment`, and ``view`` is applied to what results.
+    """
+    found = images.index_select(0, index)
+    if change is not None:
+        found = augment(found, change, crop, flip=flip)
+    scaled = found.to(device) * (1 / 255)
+    return scaled if view is None else view(scaled)
 
 
 def fits(images: Tensor, device: torch.device) -> bool:

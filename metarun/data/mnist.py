@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from metarun.config import ConfigError, require
 from metarun.data import archives
-from metarun.data.images import Classes, ImageData, Numbers, View
+from metarun.data.images import Classes, Numbers, View
 from metarun.data.source import Split, task_shapes
+from metarun.data.stream import ImageStream, Sampling, Scenario
 from metarun.rng import derive
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -36,8 +37,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 DECODING = "v1"
 
 
-class MNIST(ImageData):
-    """Tasks over digits: the classes of training and test are the same, their images are not.
+class MNIST(ImageStream):
+    """Tasks over digits, or streams of them: the classes of training and test are the same, their images are not.
 
     Args:
         seed: of the tasks.
@@ -48,6 +49,8 @@ class MNIST(ImageData):
         stage_by: a stage has its share of the digits, in order ("digit": five stages are the pairs of split MNIST), its own
             permutation of the pixels ("permutation", the first as it is) or its own angle, in equal steps from 0 up to 180
             degrees ("rotation").
+        scenario: "task", "domain" or "class": a stream of single digits, see `metarun.data.stream`; null: few-shot tasks.
+        sampling: of a stream, "epochs" or "uniform".
     """
 
     default_stages = 5
@@ -65,6 +68,8 @@ class MNIST(ImageData):
         train_queries: int | None = None,
         stages: int | None = None,
         stage_by: Literal["digit", "permutation", "rotation"] = "digit",
+        scenario: Scenario | None = None,
+        sampling: Sampling = "epochs",
     ) -> None:
         require(stages is None or stages > 0, "stages", stages, "1 or more, or null")
         require(stages is None or stage_by != "digit" or stages <= DIGITS, "stages", stages, f"1 to {DIGITS}, or null")
@@ -84,6 +89,8 @@ class MNIST(ImageData):
             parts,
             *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries),
             views=views,
+            scenario=scenario,
+            sampling=sampling,
         )
 
 

@@ -15,11 +15,21 @@ Split = str
 
 
 class TaskSource(ABC):
-    """An endless numbered sequence of tasks: task ``i`` is a pure function of the source's key and ``i``."""
+    """An endless numbered sequence of tasks: task ``i`` is a pure function of the source's key and ``i``.
+
+    Attributes:
+        count: how many different tasks there are, where they are finite in number; the sequence then comes back to them.
+    """
+
+    count: int | None = None
 
     @abstractmethod
     def sample(self, ids: Tensor) -> Episodes:
         """The tasks numbered ``ids`` (T,) int64, on the source's device."""
+
+    def in_order(self) -> "TaskSource":
+        """The same tasks, numbered so that the first ``count`` are all of them; itself where they are without number."""
+        return self
 
 
 class Stage(NamedTuple):

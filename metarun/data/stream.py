@@ -1,0 +1,152 @@
+"""Labelled images one by one, as a stream for continual learning: an example is a task with one query and no support set."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarun.data.images import Classes, ImageData, Numbers, View, fits, pixels
+from metarun.data.source import Split, Stage, TaskShape, TaskSource
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.rng import bits, derive
+
+Scenario = Literal["task", "domain", "class"]
+"""What a learner is told and asked (van de Ven, Tuytelaars and Tolias, Nature Machine Intelligence 2022).
+
+task: each stage has outputs of its own, and an example tells its stage: the others' outputs are not active. domain: all stages
+share the same outputs. class: each stage has outputs of its own, and all are active always.
+"""
+
+Sampling = Literal["epochs", "uniform"]
+"""How examples follow one another in training: all of a stage in random order, again and again; or each drawn anew."""
+
+
+class ImageStream(ImageData):
+    """A set of images whose splits all have the same classes: for tasks as in `ImageData`, or example by example.
+
+    Args:
+        name, seed, images, classes, parts, train, test, views: see `ImageData`; the classes of a stage are in the same order in
+            each of its splits.
+        scenario: see `Scenario`; None: few-shot tasks.
+        sampling: see `Sampling`; of the examples of a scenario.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        images: Tensor,
+        classes: Classes,
+        parts: Mapping[str, Mapping[Split, Numbers]],
+        train: TaskShape,
+        test: TaskShape,
+        *,
+        views: Mapping[str, View] | None = None,
+        scenario: Scenario | None = None,
+        sampling: Sampling = "epochs",
+    ) -> None:
+        self.scenario, self.sampling = scenario, sampling
+        if scenario is None:
+            super().__init__(name, seed, images, classes, parts, train, test, views=views)
+            return
+        widths = [len(of["train"]) for of in parts.values()]
+        one = TaskShape(min(widths), shots=0, queries=1)
+        super().__init__(name, seed, images, classes, parts, one, one, views=views)
+        self.train = self.test = TaskShape(sum(widths) if scenario == "class" else max(widths), shots=0, queries=1)
+        outputs = max(widths) if scenario == "domain" else sum(widths)
+        self.spec = TaskSpec("classification", tuple(images.shape[1:]), outputs, outputs, name, examples=True)
+
+    def stages(self, device: torch.device, first_class: int = 0) -> list[Stage]:
+        if self.scenario is None:
+            return super().stages(device, first_class)
+        images = self.images.to(device) if fits(self.images, device) else self.images
+        outputs, first, made = self.spec.outputs, 0, []
+        for number, (name, of) in enumerate(self.parts.items()):
+            labels = torch.arange(len(of["train"])) + first
+            active = torch.zeros(outputs, dtype=torch.bool).index_fill_(0, labels, True) if self.scenario == "task" else None
+            sources = [
+                ImageExamples(
+                    derive(self.seed, "examples", split, number),
+                    images,
+                    of[split],
+                    labels,
+                    outputs,
+                    active,
+                    self.sampling if split == "train" else "given",
+                    self.views.get(name),
+                    device,
+                )
+                for split in ("train", "val", "test")
+            ]
+            made.append(Stage(name, *sources))
+            first += 0 if self.scenario == "domain" else len(labels)
+        return made
+
+
+class ImageExamples(TaskSource):
+    """The images of some classes, one by one.
+
+    Args:
+        key: of the random draws.
+        images: (images, C, H, W) uint8.
+        classes: those of this split.
+        labels: of each of the classes, (classes,) int64.
+        outputs: of the learner.
+        active: which of them an example may be, (outputs,) bool; None: all.
+        order: see `Sampling`; "given" goes through the images as they lie.
+        view: applied to the images (n, C, H, W) float32 in [0, 1].
+        device: where examples are wanted.
+    """
+
+    def __init__(
+        self,
+        key: int,
+        images: Tensor,
+        classes: Classes,
+        labels: Tensor,
+        outputs: int,
+        active: Tensor | None,
+        order: Sampling | Literal["given"],
+        view: View | None,
+        device: torch.device,
+    ) -> None:
+        self.key, self.images, self.outputs, self.order, self.view, self.device = key, images, outputs, order, view, device
+        self.classes, self.labels, self.active = classes, labels, active
+        first = classes.size.cumsum(0) - classes.size
+        self.count: int = int(classes.size.sum())
+        self.index = (torch.arange(self.count) + (classes.start - first).repeat_interleave(classes.size)).to(images.device)
+        self.y = labels.repeat_interleave(classes.size).to(device)
+        self.context = {} if active is None else {"active": active.to(device)}
+        self._epochs: dict[int, Tensor] = {}
+
+    def in_order(self) -> "ImageExamples":
+        shared = (self.key, self.images, self.classes, self.labels, self.outputs, self.active)
+        return ImageExamples(*shared, "given", self.view, self.device)
+
+    def sample(self, ids: Tensor) -> Episodes:
+        place = self._places(ids)
+        x = pixels(self.images, self.index[place], self.device, self.view).unsqueeze(1)
+        y = self.y[place.to(self.device)].unsqueeze(1)
+        context = {name: value.expand(len(ids), -1) for name, value in self.context.items()}
+        return Episodes(Examples(x[:, :0], y[:, :0], self.outputs), Examples(x, y, self.outputs), context)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Which of the images the examples ``ids`` (T,) are."""
+        there = self.images.device
+        if self.order == "given":
+            return (ids % self.count).to(there)
+        if self.order == "uniform":
+            return (bits(self.key, ids.to(there), 1)[:, 0] * self.count) >> 31
+        first, last = int(ids.min()) // self.count, int(ids.max()) // self.count
+        self._epochs = {epoch: self._shuffled(epoch) for epoch in range(first, last + 1)}
+        orders = torch.stack(list(self._epochs.values()))
+        return orders[(ids // self.count - first).to(there), (ids % self.count).to(there)]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        """All places in the order of an epoch, a pure function of its number; those of the last call are kept."""
+        known = self._epochs.get(epoch)
+        if known is not None:
+            return known
+        every = torch.arange(self.count, device=self.images.device)
+        return bits(derive(self.key, "epoch", epoch), every, 1)[:, 0].argsort(stable=True)
