@@ -1,6 +1,8 @@
 """What every learner is: it adapts to the support sets of T tasks at once, then predicts their queries."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,6 +25,7 @@ class Algorithm(nn.Module, ABC):
 
     Attributes:
         kinds: the kinds of task it can learn.
+        adapts: whether it learns from support sets; one that does not is for classes (or a function) that all tasks share.
         steps: inner steps that a test takes; None where the learner does not adapt by steps.
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
         batch_norm: whose statistics normalise a query.
@@ -32,6 +35,7 @@ class Algorithm(nn.Module, ABC):
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
+    adapts: ClassVar[bool] = True
     steps: int | None = None
     trains: bool = True
     progress: float = 0.0
@@ -43,6 +47,11 @@ class Algorithm(nn.Module, ABC):
             raise ConfigError(
                 f"{type(self).__name__} learns {' and '.join(sorted(self.kinds))} alone, but data={spec.name} is {spec.kind};"
                 " choose another algo or data"
+            )
+        if spec.examples and self.adapts:
+            raise ConfigError(
+                f"{type(self).__name__} learns from support sets, but data={spec.name} with a scenario gives single examples;"
+                " choose algo=supervised, or data.scenario=null"
             )
         self.spec, self.batch_norm, self.task_chunk = spec, batch_norm, task_chunk
         self._seen: dict[RunningStatistics, list[Statistics]] = {}
@@ -60,16 +69,23 @@ class Algorithm(nn.Module, ABC):
 
     # What follows from it ---------------------------------------------------------------------------------------------------
 
+    def outputs(self, episodes: Episodes) -> Tensor:
+        """Logits or means for the queries after adaptation, (T, n, outputs); those that are not active for a task are masked."""
+        return masked(self.predict(self.adapt(episodes.support), episodes.query.x), episodes)
+
     def losses(self, episodes: Episodes) -> Tensor:
         """Query loss of each task after adaptation, (T,)."""
-        return task_losses(self.predict(self.adapt(episodes.support), episodes.query.x), episodes.query.y)
+        return task_losses(self.outputs(episodes), episodes.query.y)
 
     def backward(self, episodes: Episodes) -> Tensor:
-        """Fill the gradients of the slow weights with those of the mean loss → the tasks' losses (T,), detached."""
+        """Fill the gradients of the slow weights with those of the mean loss → the tasks' losses (T,), detached.
+
+        Where tasks have weights, the mean is weighted; the losses returned are as they are.
+        """
         losses = []
         for part in episodes.split(self.chunk(episodes)):
             loss = self.losses(part)
-            (loss.sum() / len(episodes)).backward()
+            (weighted(loss, part).sum() / len(episodes)).backward()
             losses.append(loss.detach())
         self.write_statistics()
         return torch.cat(losses)
@@ -84,8 +100,8 @@ class Algorithm(nn.Module, ABC):
         The queries' labels are not looked at.
         """
         if path:
-            return self.trajectory(episodes.support, episodes.query.x, steps)
-        return self.predict(self.adapt(episodes.support, steps), episodes.query.x).unsqueeze(0)
+            return masked(self.trajectory(episodes.support, episodes.query.x, steps), episodes)
+        return masked(self.predict(self.adapt(episodes.support, steps), episodes.query.x).unsqueeze(0), episodes)
 
     def probe(self, episodes: Episodes) -> dict[str, Tensor]:
         """What else a test tells of T tasks, by name, each with the task axis first; kept in test.npz. Most have nothing to add."""
@@ -144,12 +160,39 @@ class Algorithm(nn.Module, ABC):
         self._seen.clear()
 
 
+def weighted(values: Tensor, episodes: Episodes) -> Tensor:
+    """``values`` (T, …) by the weights of their tasks, where they have some."""
+    weight = episodes.context.get("weight")
+    return values if weight is None else values * weight.view(-1, *[1] * (values.dim() - 1))
+
+
+@contextmanager
+def eval_mode(algorithm: Algorithm) -> Iterator[None]:
+    """Evaluation mode for the length of the block."""
+    was_training = algorithm.training
+    algorithm.eval()
+    try:
+        yield
+    finally:
+        algorithm.train(was_training)
+
+
 def recorded_steps(steps: int) -> list[int]:
     """After which of 0 … ``steps`` inner steps a test looks: all of up to 10; of more, 0, 1, 2, 5, 10, 20, 50, … and the last."""
     if steps <= 10:
         return list(range(steps + 1))
     some = (digit * 10**power for power in range(len(str(steps))) for digit in (1, 2, 5))
     return [0, *(step for step in some if step < steps), steps]
+
+
+INACTIVE = -1e4
+"""Logit of an output that is not active: its probability is 0, and so is its gradient; finite, so that differences are, too."""
+
+
+def masked(logits: Tensor, episodes: Episodes) -> Tensor:
+    """``logits`` (…, T, n, outputs), those masked that a task's context says are not active."""
+    active = episodes.context.get("active")
+    return logits if active is None else logits.masked_fill(~active.unsqueeze(1), INACTIVE)
 
 
 def task_losses(predictions: Tensor, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import BatchNormMode, task_losses
+from metarun.algo.algorithm import BatchNormMode, task_losses, weighted
 from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -71,7 +71,7 @@ class IMAML(GradientLearner):
             gradients, found = self._implicit_gradient(end, part)
             losses.append(found)
             for name, w in self.network.weights().items():
-                gradient = gradients[name].sum(0) / len(episodes)
+                gradient = weighted(gradients[name], part).sum(0) / len(episodes)
                 w.grad = gradient if w.grad is None else w.grad + gradient
         self.write_statistics()
         return torch.cat(losses)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import task_losses
+from metarun.algo.algorithm import task_losses, weighted
 from metarun.algo.inner_loop import Adam, Adapted, Descent, GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -94,7 +94,7 @@ class Reptile(GradientLearner):
             end = self.end(part.support)
             losses.append(task_losses(self.predict(end, part.query.x), part.query.y))
             for name, w in self.network.weights().items():
-                away = (w - end.weights[name]).sum(0) / len(episodes)
+                away = weighted(w - end.weights[name], part).sum(0) / len(episodes)
                 w.grad = away if w.grad is None else w.grad + away
             seconds.append({name: end.carried[f"second.{name}"].sum(0) for name in end.weights if end.carried})
         for i, name in enumerate(seconds[0]):
