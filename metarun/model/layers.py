@@ -4,11 +4,51 @@ A convolution with shared weights sees n·T images, one with a set of weights a 
 (`norm.py`) T·C channels: each is a view of the same memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Call(NamedTuple):
+    """One pass through a layer whose weights all tasks share."""
+
+    x: Tensor
+    """(T, n, d), or images (n, T, C, H, W)."""
+    weight: Tensor
+    bias: Tensor | None
+    stride: int
+    out: Tensor
+    """(T, n, o), or images (n · T, O, H', W')."""
+
+    def rows(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """What makes the weight's gradient in each task, for ``gradient`` of ``out``: inputs (T, m, i) and gradients (T, m, o).
+
+        A convolution is linear in its patches, a row for each position in each image.
+        """
+        if self.x.dim() == 3:
+            return self.x.detach(), gradient
+        n, tasks = self.x.shape[:2]
+        size = self.weight.shape[-1]
+        patches = F.unfold(self.x.detach().flatten(0, 1), size, padding=size // 2, stride=self.stride)
+        a, g = (v.view(n, tasks, v.shape[1], -1).permute(1, 0, 3, 2).flatten(1, 2) for v in (patches, gradient.flatten(2)))
+        return a, g
+
+
+_recorders: list[list[Call]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[list[Call]]:
+    """The calls of layers with shared weights, for the length of the block."""
+    _recorders.append([])
+    try:
+        yield _recorders[-1]
+    finally:
+        _recorders.pop()
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
@@ -16,9 +56,11 @@ def convolve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     n, tasks = x.shape[:2]
     padding = weight.shape[-1] // 2
     if weight.dim() == 4:
+        shared = weight
         if tasks == 1 and x.device.type == "cpu":  # oneDNN takes two thirds of the time this way (measured, torch 2.13)
             weight = weight.contiguous(memory_format=torch.channels_last)
         out = F.conv2d(x.flatten(0, 1), weight, None, stride, padding)
+        _record(Call(x, shared, None, stride, out))
     else:
         out = F.conv2d(x.flatten(1, 2), weight.flatten(0, 1), None, stride, padding, groups=tasks)
     return _with_tasks(out, n, tasks)
@@ -31,17 +73,30 @@ def max_pool(x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x`` (T, n, d) by ``weight`` (o, d) and ``bias`` (o,), or those of each task (T, o, d) and (T, o) → (T, n, o)."""
-    return F.linear(x, weight, bias) if weight.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    if weight.dim() == 3:
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    out = F.linear(x, weight, bias)
+    _record(Call(x, weight, bias, 1, out))
+    return out
 
 
 def modulate(x: Tensor, weights: Mapping[str, Tensor], layer: str) -> Tensor:
-    """``x`` (n, T, C, H, W) or (T, n, C) scaled and shifted by what ``weights`` hold for the layer, (T, C); as it is if nothing."""
+    """``x`` (n, T, C, H, W) or (T, n, C) scaled and shifted by what ``weights`` hold for the layer; as it is if they hold nothing.
+
+    They hold (T, C), or for vectors (T, n, C).
+    """
     for part in ("scale", "shift"):
         by = weights.get(f"film.{layer}.{part}")
         if by is not None:
-            by = by[..., None, None] if x.dim() == 5 else by.unsqueeze(1)
+            if by.dim() == 2:
+                by = by[..., None, None] if x.dim() == 5 else by.unsqueeze(1)
             x = x * by if part == "scale" else x + by
     return x
+
+
+def _record(call: Call) -> None:
+    if _recorders:
+        _recorders[-1].append(call)
 
 
 def _with_tasks(x: Tensor, n: int, tasks: int) -> Tensor:

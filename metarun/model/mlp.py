@@ -46,10 +46,14 @@ class MLP(Network):
         self.film = {str(i): width for i, width in enumerate(widths)}
         self.add_running_statistics({})
 
-    def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
+    def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None, hidden: list[Tensor] | None = None) -> Tensor:
+        """As in `Network`; ``hidden`` is filled with the outputs of the hidden layers, (T, n, width) each."""
         x = x.flatten(2)
         for i in range(len(self.layers)):
             x = linear(x, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"])
+            x = modulate(x, weights, str(i))
             if i < self.hidden:
-                x = modulate(x, weights, str(i)).relu()
+                x = x.relu()
+                if hidden is not None:
+                    hidden.append(x)
         return x

@@ -1,5 +1,7 @@
 """Networks used functionally: ``network(weights, x)``, for one set of weights or one set a task."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -31,14 +33,25 @@ class Network(nn.Module):
         film: width of each hidden layer that can be modulated before its ReLU (Perez et al. 2018): the weights given may hold
             `film.LAYER.scale` and `film.LAYER.shift`, (T, width) each.
         statistics: running statistics of the batch norms.
+        instead: what `weights` gives in the place of some of the slow weights, see `replaced`.
     """
 
     task_chunk: int | None = None
     film: dict[str, int]
+    instead: Weights = {}  # noqa: RUF012 - replaced, never changed
 
     def weights(self) -> Weights:
         """The slow weights, shared by all tasks."""
-        return dict(self.named_parameters())
+        return dict(self.named_parameters()) | self.instead
+
+    @contextmanager
+    def replaced(self, weights: Weights) -> Iterator[None]:
+        """Some of the slow weights are these instead, for the length of the block: of each task its own copy, say."""
+        self.instead = weights
+        try:
+            yield
+        finally:
+            self.instead = {}
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         """``x`` (T, n, *input_shape) → (T, n, outputs); ``norm`` None: batch norms use each task's own batch."""
@@ -80,11 +93,11 @@ class Vectorised(Network):
         self.add_running_statistics(channels)
 
     def weights(self) -> Weights:
-        return {name.removeprefix("module."): w for name, w in self.named_parameters()}
+        return {name.removeprefix("module."): w for name, w in self.named_parameters()} | self.instead
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         norm = norm or Norm()
-        own = self.weights()
+        own = {name.removeprefix("module."): w for name, w in self.named_parameters()}
         per_task = {name: w.dim() > own[name].dim() for name, w in weights.items()}
         given = norm.given or {}
         given_axes = {layer: tuple(0 if s.dim() == 2 else None for s in pair) for layer, pair in given.items()}
