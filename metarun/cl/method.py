@@ -1,23 +1,57 @@
 """What a continual-learning method can do: hooks around the outer loop. This base does nothing, which is `cl=none`."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
-from metarun.data.source import Stage
+from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
 
 
 class ContinualMethod:
     """Hooks of a method; each one that a method does not need stays as it is here.
 
-    It acts on slow weights and in the outer loop only. An update calls `mix`, `loss`, the learner's own backward, `gradient`, the
-    optimizer and `after_update`, in this order.
+    It acts on slow weights and in the outer loop only. An update calls `mix`, the learner's own backward, `loss`, `gradient`, the
+    optimizer and `after_update`, in this order; `loss` and `after_update` are given the stage's own tasks, without what `mix` did.
+    Before `grow`, before the ends of a stage and before every update torch's generator is set from the seed and the step, so
+    what a method draws from it is the same in a resumed run.
+
+    Attributes:
+        projects: whether `gradient` projects; methods that do come after those that add.
+        stage: number of the stage in training (0, 1, …); the trainer says it by `enter`.
+        stages: all of them, in order.
+        device: of the learner.
     """
 
+    projects: ClassVar[bool] = False
+    stage: int = 0
+    stages: list[Stage]
+    device: torch.device
+
+    def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
+        """The learner has its initial weights and no optimizer; training will start, or continue from `load_state_dict`."""
+        self.stages, self.device = stages, next(algorithm.parameters()).device
+
+    def grow(self, algorithm: Algorithm, stage: int) -> None:
+        """Give the learner the parameters that stage ``stage`` adds.
+
+        A resumed run calls this again for each stage begun, before it loads any weights.
+        """
+
+    def enter(self, stage: int) -> None:
+        """What follows is in stage ``stage``: it starts, or a resumed run is in it."""
+        self.stage = stage
+
+    def source(self, stage: int) -> TaskSource:
+        """Where the tasks of stage ``stage``'s updates come from."""
+        return self.stages[stage].train
+
     def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
-        """Stage ``stage`` (0, 1, …) is about to be trained."""
+        """Stage ``stage`` is about to be trained."""
 
     def mix(self, episodes: Episodes) -> Episodes:
         """The tasks to train on, memories mixed in."""
@@ -33,12 +67,24 @@ class ContinualMethod:
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         """The optimizer has made its step."""
 
-    def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> None:
-        """A stage has been trained: consolidate what must be kept."""
+    def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float] | None:
+        """A stage has been trained: consolidate what must be kept → figures to log, by name."""
+        return None
+
+    @contextmanager
+    def testing(self, algorithm: Algorithm, stage: int) -> Iterator[None]:
+        """The learner as it is tested on stage ``stage``, for the length of the block."""
+        yield
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values from which `load_state_dict` continues to the same bytes."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave; its tensors are on the CPU."""
+
+
+def weigh(episodes: Episodes, weight: Tensor | float) -> Episodes:
+    """The same tasks, the weights of their losses multiplied by ``weight``, (T,) or ()."""
+    present = episodes.context.get("weight", episodes.query.x.new_ones(len(episodes)))
+    return Episodes(episodes.support, episodes.query, episodes.context | {"weight": present * weight})

@@ -1,0 +1,77 @@
+"""Learning without forgetting (Li and Hoiem, ECCV 2016): on new inputs, keep saying what the learner said before the stage."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metarun.algo.algorithm import Algorithm
+from metarun.cl.method import ContinualMethod, weigh
+from metarun.config import require
+from metarun.data.source import Stage
+from metarun.episodes import Episodes
+
+
+class LwF(ContinualMethod):
+    """Distils the learner of the last stage's end on the new stage's tasks, no data being kept.
+
+    Where past stages have outputs of their own (scenario "task"), each one's are distilled, and the mean over stages counts; else
+    all outputs at once. Regression keeps its means by their squared error.
+
+    Args:
+        temperature: T of the softened probabilities (equation 3 of the paper); the term is multiplied by T².
+        share: of the distillation in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022).
+    """
+
+    def __init__(self, temperature: float = 2.0, share: float | None = None) -> None:
+        require(temperature > 0, "temperature", temperature, "a number above 0")
+        require(share is None or 0 < share < 1, "share", share, "a number between 0 and 1, or null")
+        self.temperature, self.share = temperature, share
+        self.teacher: Algorithm | None = None
+
+    def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
+        super().on_start(algorithm, stages)
+        self.learner = algorithm
+
+    def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
+        if stage:
+            self.teacher = deepcopy(algorithm).eval().requires_grad_(False)
+
+    def enter(self, stage: int) -> None:
+        super().enter(stage)
+        masks = [s.train.sample(torch.arange(1)).context.get("active") for s in self.stages[:stage]]
+        known = [mask for mask in masks if mask is not None]
+        self.masks = torch.stack(known).unsqueeze(1) if known else None  # (stages, 1, 1, outputs)
+
+    def mix(self, episodes: Episodes) -> Episodes:
+        return weigh(episodes, 1 - self._share()) if self.teacher else episodes
+
+    def loss(self, algorithm: Algorithm, episodes: Episodes) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        unmasked = {name: value for name, value in episodes.context.items() if name != "active"}
+        plain = Episodes(episodes.support, episodes.query, unmasked)
+        with torch.no_grad():
+            targets = self.teacher.outputs(plain)
+        outputs = algorithm.outputs(plain)
+        if algorithm.spec.kind == "regression":
+            return self._share() * F.mse_loss(outputs, targets)
+        if self.masks is not None:
+            targets, outputs = (logits.masked_fill(~self.masks, -torch.inf) for logits in (targets, outputs))
+        before = (targets / self.temperature).softmax(-1)
+        now = (outputs / self.temperature).log_softmax(-1)
+        term = -(before * now.masked_fill(before == 0, 0.0)).sum(-1).mean()  # 0 · log 0 is 0
+        return self._share() * self.temperature**2 * term
+
+    def _share(self) -> float:
+        return self.share or self.stage / (self.stage + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"teacher": self.teacher.state_dict() if self.teacher else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["teacher"] is not None:
+            self.teacher = deepcopy(self.learner).eval().requires_grad_(False)
+            self.teacher.load_state_dict(state["teacher"])

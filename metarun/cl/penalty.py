@@ -1,0 +1,94 @@
+"""What the regularisation methods share: one quadratic around the past's weights, whatever the number of stages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.algo.algorithm import Algorithm
+from metarun.cl.method import ContinualMethod
+from metarun.config import require
+from metarun.data.source import Stage
+from metarun.model.network import Weights
+
+Switch = bool | list[bool]
+"""On or off in all stages, or a value for each."""
+
+
+class QuadraticPenalty(ContinualMethod):
+    """Adds strength / 2 · Σ importance · (weight − anchor)² to the outer loss, by its gradient.
+
+    A sum of such terms, one a stage, is again one: importances add up, and the anchor is their weighted mean (but for a
+    constant). So memory and time do not grow with the stages. Subclasses measure the importances.
+
+    Args:
+        strength: of the penalty.
+        consolidate: measure the importances at the end of a stage; a list switches stage by stage.
+        penalise: apply the penalty in a stage; a list switches stage by stage.
+    """
+
+    def __init__(self, strength: float, consolidate: Switch = True, penalise: Switch = True) -> None:
+        require(strength >= 0, "strength", strength, "0 or more")
+        self.strength, self.consolidate, self.penalise = strength, consolidate, penalise
+        self.importance: Weights = {}
+        self.anchor: Weights = {}
+
+    def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
+        """How important each weight was to ``stage``, by the parameters' names."""
+        raise NotImplementedError
+
+    def remember(self, importance: Weights, weights: Weights) -> None:
+        """Take what was measured at ``weights`` into the penalty; here as a term of its own."""
+        self.add_term(importance, weights)
+
+    def add_term(self, importance: Weights, weights: Weights) -> None:
+        """Σ over stages: the terms' importances add up, and the anchor moves to their weighted mean."""
+        for name, new in importance.items():
+            total = self.importance[name] + new if name in self.importance else new
+            before = self.anchor.get(name, weights[name])
+            # Where nothing is important yet there is nothing to hold: 0 / 0 counts as the present weight.
+            part = torch.where(total > 0, new / total, 1.0)
+            self.importance[name], self.anchor[name] = total, before.lerp(weights[name], part)
+
+    def move_anchor(self, importance: Weights, weights: Weights, decay: float = 1.0) -> None:
+        """One term for all stages, around the latest weights; what was important before counts ``decay`` times."""
+        for name, new in importance.items():
+            self.importance[name] = decay * self.importance[name] + new if name in self.importance else new
+            self.anchor[name] = weights[name].clone()
+
+    @torch.no_grad()
+    def gradient(self, algorithm: Algorithm) -> None:
+        if not is_on(self.penalise, self.stage):
+            return
+        for name, weight in algorithm.named_parameters():
+            if name in self.importance and weight.requires_grad:
+                pull = self.importance[name] * (weight - self.anchor[name])
+                weight.grad = self.strength * pull if weight.grad is None else weight.grad.add_(pull, alpha=self.strength)
+
+    def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float] | None:
+        if not is_on(self.consolidate, self.stage):
+            return None
+        importance = self.measure(algorithm, stage)
+        self.remember(importance, {name: w.detach().clone() for name, w in algorithm.named_parameters()})
+        return {
+            "importance_trace": float(sum(f.double().sum() for f in importance.values())),
+            "importance_max": float(max(f.max() for f in importance.values())),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"importance": dict(self.importance), "anchor": dict(self.anchor)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.importance = to(state["importance"], self.device)
+        self.anchor = to(state["anchor"], self.device)
+
+
+def is_on(switch: Switch, stage: int) -> bool:
+    """Whether ``switch`` is on in stage ``stage``; a list goes on as it ends."""
+    return switch if isinstance(switch, bool) else switch[min(stage, len(switch) - 1)]
+
+
+def to(tensors: Mapping[str, Tensor], device: torch.device) -> Weights:
+    """``tensors`` on ``device``."""
+    return {name: value.to(device) for name, value in tensors.items()}

@@ -1,0 +1,62 @@
+"""Experience replay (Chaudhry et al., "On tiny episodic memories in continual learning", 2019): train on some old tasks, too."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from metarun.algo.algorithm import Algorithm
+from metarun.cl.memory import Memory
+from metarun.cl.method import ContinualMethod, weigh
+from metarun.config import require
+from metarun.data.source import Stage
+from metarun.episodes import Episodes, join
+
+
+class Replay(ContinualMethod):
+    """Each update mixes remembered tasks into the new ones.
+
+    Args:
+        size: tasks (examples) to keep: of each stage, or in all.
+        keep: "per_stage", drawn from each stage's data when it ends, or "reservoir", over all that has been trained on.
+        draw: remembered tasks in an update; null: as many as new ones.
+        share: of the memory in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022).
+    """
+
+    def __init__(
+        self,
+        size: int = 200,
+        keep: Literal["per_stage", "reservoir"] = "per_stage",
+        draw: int | None = None,
+        share: float | None = None,
+    ) -> None:
+        require(size > 0, "size", size, "1 or more")
+        require(draw is None or draw > 0, "draw", draw, "1 or more, or null")
+        require(share is None or 0 < share < 1, "share", share, "a number between 0 and 1, or null")
+        self.size, self.keep, self.number, self.share = size, keep, draw, share
+        self.memory = Memory()
+
+    def mix(self, episodes: Episodes) -> Episodes:
+        if not self.stage or not len(self.memory):
+            return episodes
+        new, old = len(episodes), self.number or len(episodes)
+        share = self.share or self.stage / (self.stage + 1)
+        weight = torch.cat([torch.full((new,), (1 - share) / new), torch.full((old,), share / old)]) * (new + old)
+        context = {name: value for name, value in episodes.context.items() if name != "weight"}
+        mixed = join([Episodes(episodes.support, episodes.query, context), self.memory.draw(old)])
+        return weigh(mixed, weight.to(self.device))
+
+    def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
+        if self.keep == "reservoir":
+            self.memory.offer(episodes, self.size)
+
+    def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float]:
+        if self.keep == "per_stage":
+            self.memory.add_some(stage, self.size)
+        return {"memory": len(self.memory)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state["memory"], self.device)

@@ -1,0 +1,87 @@
+"""Several continual-learning methods at once: `cl=[ewc,replay]`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.algo.algorithm import Algorithm
+from metarun.cl.method import ContinualMethod
+from metarun.config import ConfigError
+from metarun.data.source import Stage, TaskSource
+from metarun.episodes import Episodes
+
+
+class Several(ContinualMethod):
+    """Methods that act together, in the order given, but that those which project gradients come last.
+
+    Raises:
+        ConfigError: more than one of them says where tasks come from.
+    """
+
+    def __init__(self, methods: Sequence[ContinualMethod]) -> None:
+        self.methods = sorted(methods, key=lambda method: method.projects)
+        self.sources = [m for m in self.methods if type(m).source is not ContinualMethod.source]
+        if len(self.sources) > 1:
+            raise ConfigError("cl: two of the methods say where tasks come from; leave out one")
+
+    def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
+        super().on_start(algorithm, stages)
+        for method in self.methods:
+            method.on_start(algorithm, stages)
+
+    def grow(self, algorithm: Algorithm, stage: int) -> None:
+        for method in self.methods:
+            method.grow(algorithm, stage)
+
+    def enter(self, stage: int) -> None:
+        super().enter(stage)
+        for method in self.methods:
+            method.enter(stage)
+
+    def source(self, stage: int) -> TaskSource:
+        return self.sources[0].source(stage) if self.sources else super().source(stage)
+
+    def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
+        for method in self.methods:
+            method.on_stage_start(algorithm, stage)
+
+    def mix(self, episodes: Episodes) -> Episodes:
+        for method in self.methods:
+            episodes = method.mix(episodes)
+        return episodes
+
+    def loss(self, algorithm: Algorithm, episodes: Episodes) -> Tensor | None:
+        found = [method.loss(algorithm, episodes) for method in self.methods]
+        terms = [term for term in found if term is not None]
+        return torch.stack(terms).sum() if terms else None
+
+    def gradient(self, algorithm: Algorithm) -> None:
+        for method in self.methods:
+            method.gradient(algorithm)
+
+    def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
+        for method in self.methods:
+            method.after_update(algorithm, episodes)
+
+    def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        for method in self.methods:
+            found |= method.on_stage_end(algorithm, stage) or {}
+        return found
+
+    @contextmanager
+    def testing(self, algorithm: Algorithm, stage: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for method in self.methods:
+                stack.enter_context(method.testing(algorithm, stage))
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(i): method.state_dict() for i, method in enumerate(self.methods)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for i, method in enumerate(self.methods):
+            method.load_state_dict(state[str(i)])

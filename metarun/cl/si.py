@@ -1,0 +1,65 @@
+"""Synaptic intelligence (Zenke, Poole and Ganguli, ICML 2017): importance from the path that training took."""
+
+from typing import Any
+
+import torch
+
+from metarun.algo.algorithm import Algorithm
+from metarun.cl.penalty import QuadraticPenalty, Switch, to
+from metarun.config import require
+from metarun.data.source import Stage
+from metarun.episodes import Episodes
+from metarun.model.network import Weights
+
+
+class SI(QuadraticPenalty):
+    """c · Σ Ω (θ − θ*)², equation 4 of the paper, with Ω from the path integral of the loss's gradient, equation 5.
+
+    The gradient is that of the loss without this penalty, as in the paper. A negative contribution of a weight to the fall of
+    the loss counts as none, so that the penalty stays convex.
+
+    Args:
+        strength: c.
+        damping: ξ, which bounds the importance of a weight that has hardly moved.
+        consolidate, penalise: see `QuadraticPenalty`.
+    """
+
+    def __init__(self, strength: float, damping: float = 0.1, consolidate: Switch = True, penalise: Switch = True) -> None:
+        super().__init__(strength, consolidate, penalise)
+        require(damping > 0, "damping", damping, "a number above 0")
+        self.damping = damping
+        self.path: Weights = {}
+        """How much each weight's moves have lowered the loss in this stage."""
+        self.begin: Weights = {}
+        """The weights at the stage's start."""
+
+    def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
+        self.begin = {name: w.detach().clone() for name, w in algorithm.named_parameters()}
+        self.path = {name: torch.zeros_like(w) for name, w in self.begin.items()}
+
+    def gradient(self, algorithm: Algorithm) -> None:
+        moving = {name: w for name, w in algorithm.named_parameters() if w.grad is not None}
+        self._before = {name: (w.detach().clone(), w.grad.clone()) for name, w in moving.items() if w.grad is not None}
+        super().gradient(algorithm)
+
+    @torch.no_grad()
+    def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
+        weights = dict(algorithm.named_parameters())
+        for name, (before, gradient) in self._before.items():
+            self.path[name].addcmul_(gradient, weights[name] - before, value=-1)
+
+    @torch.no_grad()
+    def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
+        moved = {name: w - self.begin[name] for name, w in algorithm.named_parameters()}
+        # Twice: the paper's penalty has no half.
+        return {name: 2 * path.clamp(min=0) / (moved[name].square() + self.damping) for name, path in self.path.items()}
+
+    def remember(self, importance: Weights, weights: Weights) -> None:
+        self.move_anchor(importance, weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"path": self.path, "begin": self.begin}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.path, self.begin = to(state["path"], self.device), to(state["begin"], self.device)
