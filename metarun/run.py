@@ -19,6 +19,7 @@ from metarun.algo.algorithm import Algorithm, recorded_steps
 from metarun.build import build, check_kind, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
+from metarun.cl.several import Several
 from metarun.config import ConfigError
 from metarun.data.source import Data, Stage
 from metarun.episodes import TaskSpec
@@ -81,7 +82,7 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         folder.write_results({**results, "status": status, "stopped": str(stop)})
         raise
     probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
-    results |= measured(parts, outcome, probes)
+    results |= measured(config, parts, outcome, probes)
     save_scores(folder, outcome, parts.stages, probes)
     write_events(config, choices, parts, outcome, probes, folder, results)
     folder.write_results(results)
@@ -99,19 +100,29 @@ def build_parts(config: DictConfig) -> Parts:
         raise ConfigError(f"seed={seed}: expected int")
     trainer: Trainer = build(config.trainer, seed, key="trainer")
     device = choose_device(trainer.device)
-    method: ContinualMethod = build(config.cl, key="cl")
+    method = build_method(config.cl)
     data: Data = build(with_stages(config.data, method), seed, key="data")
     torch.manual_seed(derive(seed, "initialisation"))
     check_kind("data", data, Data)
     algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
     check_kind("algo", algorithm, Algorithm)
-    check_kind("cl", method, ContinualMethod)
     if not any(True for _ in algorithm.parameters()):
         raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages)
+
+
+def build_method(node: DictConfig) -> ContinualMethod:
+    """The method configured, together with those under its key `also`."""
+    own = {name: value for name, value in node.items() if name != "also"}
+    methods = {"cl": build(own, key="cl")}
+    for name, other in (node.get("also") or {}).items():
+        methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}")
+    for key, method in methods.items():
+        check_kind(key, method, ContinualMethod)
+    return Several(list(methods.values())) if len(methods) > 1 else methods["cl"]
 
 
 def with_stages(node: DictConfig, method: ContinualMethod) -> DictConfig:
@@ -199,19 +210,14 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def measured(parts: Parts, outcome: Outcome, probes: Mapping[str, Scores]) -> dict[str, Any]:
+def measured(config: DictConfig, parts: Parts, outcome: Outcome, probes: Mapping[str, Scores]) -> dict[str, Any]:
     """The part of results.json that the run found out; ``probes``: what the learner told of the test tasks beside their scores."""
     metric, position = metric_name(parts.algorithm), outcome.position
     steps = parts.algorithm.steps
-    scores = np.mean(outcome.test, axis=0)  # over stages, task by task; one stage as it is
-    test: dict[str, Any] = {metric: summary(scores[-1])}
-    if steps is not None:
-        test["by_step"] = by_step(scores, recorded_steps(steps))
+    test = tested(outcome.test, metric, steps)
     first = parts.trainer.paper_tasks
-    if first is not None and first < scores.shape[1]:
-        test["first_tasks"] = {metric: summary(scores[-1, :first])}
-        if steps is not None:
-            test["first_tasks"]["by_step"] = by_step(scores[:, :first], recorded_steps(steps))
+    if first is not None and first < outcome.test[0].shape[1]:
+        test["first_tasks"] = tested([scores[:, :first] for scores in outcome.test], metric, steps)
     if "by_presentation" in probes:
         shown = enumerate(map(summary, probes["by_presentation"].T[:PRESENTATIONS]), 1)
         test["by_presentation"] = [{"presentation": i, "mean": found["mean"], "ci95": found["ci95"]} for i, found in shown]
@@ -221,7 +227,13 @@ def measured(parts: Parts, outcome: Outcome, probes: Mapping[str, Scores]) -> di
     if outcome.rows:
         R = np.array(outcome.rows, dtype=np.float64)
         figures_of_merit = stream_metrics(R, higher_is_better=metric == "accuracy")
-        continual = {"R": R.tolist(), "stages": [stage.name for stage in parts.stages], **figures_of_merit}
+        continual = {
+            "R": R.tolist(),
+            "stages": [stage.name for stage in parts.stages],
+            **figures_of_merit,
+            "scenario": config.data.get("scenario"),
+            "options": {**OmegaConf.to_container(config.cl, resolve=True), "reset_optimizer": parts.trainer.reset_optimizer},  # type: ignore[dict-item]
+        }
     best = position.best[0][1] if position.best and len(parts.stages) == 1 else None
     return {
         "test": test,
@@ -236,10 +248,14 @@ def measured(parts: Parts, outcome: Outcome, probes: Mapping[str, Scores]) -> di
     }
 
 
-def by_step(scores: NDArray[np.float64], steps: list[int]) -> list[dict[str, Any]]:
-    """Mean, interval and median after each of the inner ``steps``."""
-    found = zip(steps, map(summary, scores), strict=True)
-    return [{"step": step, **{k: f[k] for k in ("mean", "ci95", "median", "n_nonfinite")}} for step, f in found]
+def tested(stages: list[NDArray[np.float64]], metric: str, steps: int | None) -> dict[str, Any]:
+    """Test figures from the scores (looks, tasks) of each stage: on the last look, and after each inner step that was looked at."""
+    looks = [summary(*scores) for scores in zip(*stages, strict=True)]
+    if steps is None:
+        return {metric: looks[-1]}
+    shown = ("mean", "ci95", "median", "n_nonfinite")
+    by_step = zip(recorded_steps(steps), looks, strict=True)
+    return {metric: looks[-1], "by_step": [{"step": step, **{key: look[key] for key in shown}} for step, look in by_step]}
 
 
 def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, Scores]:
@@ -249,8 +265,14 @@ def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, S
 
 
 def save_scores(folder: RunFolder, outcome: Outcome, stages: list[Stage], probes: Mapping[str, Scores]) -> None:
-    """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`; the `stages`; ``probes``."""
-    arrays: dict[str, Any] = {"scores": np.stack(outcome.test), "stages": np.array([stage.name for stage in stages]), **probes}
+    """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`; the `stages`; ``probes``.
+
+    A stage with fewer tasks than another is filled up with NaN.
+    """
+    scores = np.full((len(stages), len(outcome.test[0]), max(of.shape[1] for of in outcome.test)), np.nan)
+    for place, of in zip(scores, outcome.test, strict=True):
+        place[:, : of.shape[1]] = of
+    arrays: dict[str, Any] = {"scores": scores, "stages": np.array([stage.name for stage in stages]), **probes}
     beside = folder.path / ".test.npz.writing"
     with beside.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -284,7 +306,9 @@ def write_events(
             if parts.algorithm.steps:
                 pictures["adaptation"] = figures.adaptation_curve(results["test"]["by_step"], metric)
             if results["continual"]:
-                pictures["R"] = figures.stage_matrix(results["continual"]["R"], results["continual"]["stages"], metric)
+                R, names = results["continual"]["R"], results["continual"]["stages"]
+                pictures["R"] = figures.stage_matrix(R, names, metric)
+                pictures["stages"] = figures.stage_curves(R, names, metric)
             if "by_presentation" in results["test"]:
                 pictures["presentations"] = figures.presentations(results["test"]["by_presentation"], parts.data.spec.outputs)
             if "task_vectors" in probes:

@@ -132,6 +132,21 @@ def task_vectors(components: Numbers, parameters: Mapping[str, Numbers]) -> "Fig
     return figure
 
 
+def stage_curves(R: Sequence[Sequence[float | None]], stages: Sequence[str], metric: str) -> "Figure":
+    """How each stage's score goes as the learner is trained on one stage after another: R's columns, and their mean."""
+    values = np.array(R, dtype=np.float64)
+    figure, (ax,) = _figure(1, 1, width=5.5)
+    colours = _colours(len(stages))
+    for j, (name, colour) in enumerate(zip(stages, colours, strict=True)):
+        ax.plot(values[:, j], color=colour, linewidth=1, marker="o", markersize=3, label=name)
+        ax.plot(j + 1, values[j + 1, j], "o", color=colour, markersize=7)  # just learned
+    ax.plot(values.mean(1), color=INK, linewidth=1.5, linestyle=":", label="mean")
+    ax.set_xticks(range(len(values)), ["untrained", *stages], rotation=30, ha="right", fontsize=8)
+    ax.set(xlabel="trained up to", ylabel=f"test {metric}")
+    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
 def tasks(panels: Mapping[str, Any], title: str) -> "Figure":
     """A panel a task, three in a row: a mosaic (height, width, channels), or the points of a curve's support and queries."""
     images = all(isinstance(panel, np.ndarray) for panel in panels.values())
@@ -161,6 +176,13 @@ def save(figure: "Figure", path: Path) -> None:
 def close(figure: "Figure") -> None:
     """Free a figure's memory."""
     figure.clear()
+
+
+def _colours(count: int) -> list[Any]:
+    """As many colours along one scale."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]
 
 
 def _figure(columns: int, rows: int, *, width: float, height: float = 3.2) -> "tuple[Figure, Any]":

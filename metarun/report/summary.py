@@ -11,11 +11,12 @@ def describe(results: Mapping[str, Any]) -> str:
     test = results["test"]
     metric = "accuracy" if "accuracy" in test else "mse"
     protocol, train = results["protocol"], results["train"]
-    groups = [(f"{test[metric]['n_tasks']:,} test tasks", test)]
+    unit = "tasks" if results["protocol"]["shots"] else "examples"
+    groups = [(f"{test[metric]['n_tasks']:,} test {unit}", test)]
     if "first_tasks" in test:
         groups.append((f"first {test['first_tasks'][metric]['n_tasks']:,}", test["first_tasks"]))
     name = "accuracy, %" if metric == "accuracy" else "mean squared error"
-    lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over tasks"]
+    lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over {unit}"]
     if "by_step" in test:
         last = test["by_step"][-1]["step"]
         if len(groups) > 1:
@@ -37,10 +38,12 @@ def describe(results: Mapping[str, Any]) -> str:
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
     norm = f", batch norm {protocol['batch_norm']}" if protocol["batch_norm"] else ""
     best = train["best_iteration"]
+    kind = f"tasks, {ways}{protocol['shots']}-shot, {protocol['queries']} queries{' a class' if ways else ''}"
+    if not protocol["shots"]:
+        kind = f"examples, {protocol['ways']} classes"
     lines += [
         "",
-        f"{test[metric]['n_tasks']:,} test tasks, {ways}{protocol['shots']}-shot, {protocol['queries']} queries"
-        f"{' a class' if ways else ''}{norm}; {train['iterations']:,} updates"
+        f"{test[metric]['n_tasks']:,} test {kind}{norm}; {train['iterations']:,} updates"
         f"{f' (best on validation: {best:,})' if best else ''} in {train['seconds']:.0f} s"
         f" on {results['environment']['device']}",
     ]

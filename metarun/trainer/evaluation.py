@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarun.algo.algorithm import Algorithm, task_scores
+from metarun.algo.algorithm import Algorithm, eval_mode, task_scores
 from metarun.data.source import TaskSource
 from metarun.episodes import Episodes
 from metarun.model.network import Weights
@@ -37,11 +37,12 @@ def evaluate(
     Args:
         algorithm: the learner, with its weights.
         source: of the tasks 0 … ``tasks`` - 1.
-        tasks: how many.
+        tasks: how many; all, where there are fewer.
         path: look after fewer inner steps than the learner takes, too.
         ensemble: states of the learner whose predictions are averaged; None: as it is now.
         on_chunk: called between pieces of work, and may raise to stop.
     """
+    tasks = min(tasks, source.count or tasks)
     size = _chunk(algorithm, source.sample(torch.arange(1)))
     scores = []
     with testing(algorithm):
@@ -65,13 +66,8 @@ def probe(algorithm: Algorithm, source: TaskSource, tasks: int) -> dict[str, NDA
 @contextmanager
 def testing(algorithm: Algorithm) -> Iterator[None]:
     """Evaluation mode without gradients, for the length of the block."""
-    was_training = algorithm.training
-    algorithm.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        algorithm.train(was_training)
+    with eval_mode(algorithm), torch.no_grad():
+        yield
 
 
 def _each_state(algorithm: Algorithm, ensemble: list[Weights] | None) -> Iterator[None]:
@@ -103,20 +99,22 @@ def _chunk(algorithm: Algorithm, one: Episodes) -> int:
     return max(1, min(1000, CHUNK_VALUES // values))
 
 
-def summary(scores: NDArray[np.float64]) -> dict[str, Any]:
+def summary(*stages: NDArray[np.float64]) -> dict[str, Any]:
     """Mean over tasks with its 95 % interval, 1.96 s / √T, for per-task scores (T,).
 
-    A task whose score is not finite is counted, not dropped: it makes the mean and the interval null, and sorts last in the
-    median.
+    Of several stages the mean is that of their means, and its interval follows from theirs. A task whose score is not finite is
+    counted, not dropped: it makes the mean and the interval null, and sorts last in the median.
     """
+    scores = np.concatenate(stages)
     finite = np.isfinite(scores)
     count = len(scores)
     ranked = np.where(finite, scores, np.inf)
     median = float(np.median(ranked)) if finite.sum() * 2 > count else None
     whole = bool(finite.all())
+    several = whole and all(len(stage) > 1 for stage in stages)
     return {
-        "mean": float(scores.mean()) if whole else None,
-        "ci95": float(1.96 * scores.std(ddof=1) / np.sqrt(count)) if whole and count > 1 else None,
+        "mean": float(np.mean([stage.mean() for stage in stages])) if whole else None,
+        "ci95": 1.96 * float(sum(s.var(ddof=1) / len(s) for s in stages) ** 0.5) / len(stages) if several else None,
         "n_tasks": count,
         "n_nonfinite": int(count - finite.sum()),
         "median": median,

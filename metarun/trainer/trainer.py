@@ -18,7 +18,7 @@ from metarun.algo.algorithm import Algorithm
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
 from metarun.config import require
-from metarun.data.source import Stage
+from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
 from metarun.rng import derive
 from metarun.tracking import Log, RunFolder
@@ -87,6 +87,7 @@ class Trainer:
         device: auto, cpu, cuda, cuda:1, mps.
         threads: of the CPU; null: chosen by the size of the work.
         precision: "float32", or "bfloat16" by autocast.
+        reset_optimizer: start each stage with the optimizer as it was made, its moments forgotten.
         tensorboard, figures: write TensorBoard's events, and PNG figures.
     """
 
@@ -109,6 +110,7 @@ class Trainer:
         device: str = "auto",
         threads: int | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
+        reset_optimizer: bool = False,
         tensorboard: bool = True,
         figures: bool = True,
     ) -> None:
@@ -128,6 +130,7 @@ class Trainer:
         self.paper_tasks, self.keep_best = paper_tasks, keep_best
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.device, self.threads, self.precision = device, threads, precision
+        self.reset_optimizer = reset_optimizer
         self.tensorboard, self.figures = tensorboard, figures
 
     def fit(self, algorithm: Algorithm, stages: list[Stage], method: ContinualMethod, folder: RunFolder, source: str) -> Outcome:
@@ -175,6 +178,7 @@ class _Job:
         self.metric = metric_name(algorithm)
         self.sign = 1.0 if self.metric == "accuracy" else -1.0
 
+        method.on_start(algorithm, stages)
         parameters = list(algorithm.parameters())
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}
         self.optimizer = build({**fused, **trainer.optimizer}, parameters, key="trainer.optimizer")
@@ -190,6 +194,8 @@ class _Job:
         self.mark = time.perf_counter()
         self.shown: dict[str, str] = {}
         self.ready: list[Episodes] = []
+        self.tasks: TaskSource = stages[0].train
+        """Where those of the stage in training come from."""
         self.steps_on_disk: list[int] = []
         self._restore()
         self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard)
@@ -201,6 +207,7 @@ class _Job:
                 continue
             if number == self.position.started:
                 self._begin(number)
+            self.method.enter(number)
             self._train(number, stage)
         return self._test()
 
@@ -209,18 +216,31 @@ class _Job:
     def _begin(self, number: int) -> None:
         if len(self.stages) > 1:
             self._add_row()
+        if number and self.trainer.reset_optimizer:
+            self.optimizer.state.clear()
+        self._reseed("start")
+        self.method.enter(number)
+        self._grow(number)
         self.method.on_stage_start(self.algorithm, number)
         self.position.best, self.best_states = [], []
         self.position.started += 1
         self._save()
 
+    def _grow(self, number: int) -> None:
+        """Let the method add parameters, which the optimizer then has, too."""
+        self.method.grow(self.algorithm, number)
+        known = {id(w) for group in self.optimizer.param_groups for w in group["params"]}
+        # Into the first group: the schedule's rate is theirs, too.
+        self.optimizer.param_groups[0]["params"].extend(w for w in self.algorithm.parameters() if id(w) not in known)
+
     def _train(self, number: int, stage: Stage) -> None:
         end = (number + 1) * self.iterations
+        self.tasks = self.method.source(number)
         self.algorithm.train()
         self.mark = time.perf_counter()
         with self._bar(stage, end) as bar:
             while self.position.step < end:
-                self._update(stage)
+                self._update()
                 bar.update()
                 step = self.position.step
                 if step % self.trainer.log_every == 0 or step == end:
@@ -230,20 +250,24 @@ class _Job:
                 if self.signals.caught or time.monotonic() - self.saved_at >= self.trainer.checkpoint_every:
                     self._save()
                 self._stop_if_asked()
-        self.method.on_stage_end(self.algorithm, stage)
+        self._reseed("end")
+        found = self.method.on_stage_end(self.algorithm, stage)
+        if found:
+            self.log.scalars(self.position.step, {f"stage/{name}": value for name, value in found.items()})
         self.position.ended += 1
         self._save()
 
-    def _update(self, stage: Stage) -> None:
-        self._reseed(self.position.step)
+    def _update(self) -> None:
+        self._reseed("update")
         self.algorithm.progress = self.position.step / self.total
-        episodes = self.method.mix(self._next_episodes(stage))
+        episodes = self._next_episodes()
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.trainer.precision == "bfloat16"):
-            losses = self.algorithm.backward(episodes)
+            losses = self.algorithm.backward(self.method.mix(episodes))
             extra = self.method.loss(self.algorithm, episodes)
             if extra is not None:
                 extra.backward()
+                self.algorithm.write_statistics()
         self.method.gradient(self.algorithm)
         if self.trainer.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), self.trainer.clip)
@@ -255,20 +279,26 @@ class _Job:
         self.loss_count += 1
         self.position.step += 1
 
-    def _next_episodes(self, stage: Stage) -> Episodes:
-        """The tasks of this update. Small ones are sampled for many updates at once: a task depends on its number alone."""
+    def _next_episodes(self) -> Episodes:
+        """The tasks of this update, numbered from 0 in each stage.
+
+        Small ones are sampled for many updates at once: a task depends on its number alone.
+        """
         if not self.ready:
-            step, tasks = self.position.step, self.trainer.tasks
-            end = (self.position.ended + 1) * self.iterations
+            step, tasks = self.position.step - self.position.ended * self.iterations, self.trainer.tasks
             values = tasks * self.values_per_task
-            updates = min(max(1, SAMPLED_VALUES // values), 64, end - step)
-            sampled = stage.train.sample(torch.arange(step * tasks, (step + updates) * tasks))
+            updates = min(max(1, SAMPLED_VALUES // values), 64, self.iterations - step)
+            sampled = self.tasks.sample(torch.arange(step * tasks, (step + updates) * tasks))
             self.ready = list(sampled.split(tasks))[::-1]
         return self.ready.pop()
 
-    def _reseed(self, step: int) -> None:
-        """Dropout and the like draw from torch's generator: a function of seed and step, so that a resumed run draws the same."""
-        seed = derive(self.trainer.seed, "torch", step)
+    def _reseed(self, what: str) -> None:
+        """Dropout and the like draw from torch's generator: a function of seed and step, so that a resumed run draws the same.
+
+        ``what`` it is for keeps the draws of a stage's ends apart from those of an update.
+        """
+        names = () if what == "update" else (what,)
+        seed = derive(self.trainer.seed, "torch", self.position.step, *names)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -328,10 +358,11 @@ class _Job:
     # Tests ------------------------------------------------------------------------------------------------------------------
 
     def _evaluate_stages(self, *, path: bool) -> list[NDArray[np.float64]]:
-        return [
-            evaluate(self.algorithm, stage.test, self.trainer.test_tasks, path=path, on_chunk=self._stop_if_asked)
-            for stage in self.stages
-        ]
+        tasks, scores = self.trainer.test_tasks, []
+        for number, stage in enumerate(self.stages):
+            with self.method.testing(self.algorithm, number):
+                scores.append(evaluate(self.algorithm, stage.test, tasks, path=path, on_chunk=self._stop_if_asked))
+        return scores
 
     def _add_row(self) -> None:
         """Test the learner as it is on every stage: a row of R. With one stage there is no R, and nothing to wait for."""
@@ -397,6 +428,8 @@ class _Job:
         if found is None:
             return
         self.position = Position(**found["position"])
+        for number in range(self.position.started):
+            self._grow(number)
         self.algorithm.load_state_dict(found["algorithm"])
         self.best_states = found["best"]
         self.optimizer.load_state_dict(found["optimizer"])
