@@ -33,6 +33,7 @@ GROUPS = {
     "cl": "continual learning over stages",
     "trainer": "the outer loop",
     "+paper": "the protocol of a published result, in full",
+    "+table": "all runs of a published table, with -m",
 }
 CHOICES = ("algo", "data", "cl", "model")
 NO_EFFECT = {

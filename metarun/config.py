@@ -1,8 +1,11 @@
-"""Mistakes in a configuration, said in one line. Imports nothing heavy: the command line needs it at once."""
+"""Where configurations lie, what they may compute, and mistakes in them, said in one line. Imports nothing heavy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
@@ -34,3 +37,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f" (choose from {', '.join(choices)})" if choices else ""
+
+
+def choose(key: str | None, table: Mapping[str, Any]) -> Any:
+    """`${choose:${data.scenario},{task: 1, class: 2}}` in a configuration: the value that belongs to a key."""
+    if key is None or key not in table:
+        raise ConfigError(f"{key}: expected one of {', '.join(table)}")
+    return table[key]
+
+
+OmegaConf.register_new_resolver("choose", choose, replace=True)
