@@ -1,0 +1,56 @@
+"""A small stream of pictures, a learner and a trainer for it."""
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from metarun.algo.supervised import Supervised
+from metarun.config import CONFIGS
+from metarun.data.images import Classes
+from metarun.data.source import TaskShape
+from metarun.data.stream import ImageStream
+from metarun.model.mlp import MLP
+from metarun.run import build_method
+from metarun.tracking import RunFolder
+from metarun.trainer.trainer import Trainer
+
+CPU = torch.device("cpu")
+STAGES, WAYS, SIDE = 3, 2, 4
+
+
+def stream(scenario: str = "task", sampling: str = "epochs", stages: int = STAGES) -> ImageStream:
+    """Two classes a stage, 20 training images of each, which a bright place tells apart."""
+    generator = torch.Generator().manual_seed(1)
+    sizes, images = [], []
+    for many in (20, 5, 10):  # training, validation, test
+        for c in range(stages * WAYS):
+            pictures = torch.randint(0, 120, (many, 1, SIDE, SIDE), generator=generator)
+            pictures.flatten(1)[:, c % SIDE**2] += 100
+            images.append(pictures.to(torch.uint8))
+            sizes.append(many)
+    of = [torch.arange(s * WAYS, (s + 1) * WAYS).numpy() for s in range(stages)]
+    parts = {
+        f"pair {s}": {split: c + k * stages * WAYS for k, split in enumerate(("train", "val", "test"))} for s, c in enumerate(of)
+    }
+    shape = TaskShape(WAYS, 1, 1)
+    keys = {"scenario": scenario, "sampling": sampling}
+    return ImageStream("pairs", 0, torch.cat(images), Classes.of_sizes(sizes), parts, shape, shape, **keys)
+
+
+def learner(data: ImageStream, widths=(12, 8)) -> Supervised:
+    torch.manual_seed(3)
+    return Supervised(data.spec, lambda outputs, shape=None: MLP(shape or data.spec.input_shape, outputs, list(widths)))
+
+
+def method(name: str, *keys: str):
+    """As the command line makes it."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return build_method(compose("config", [f"cl={name}", *keys]).cl)
+
+
+def train(path, data: ImageStream, method, *, iterations: int = 12, algorithm=None, **keys):
+    """Through all stages → (outcome, learner)."""
+    algorithm = algorithm or learner(data)
+    adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
+    settings = {"iterations": iterations, "tasks": 8, "optimizer": adam, "checkpoint_every": 0.0, "tensorboard": False} | keys
+    outcome = Trainer(0, **settings).fit(algorithm, data.stages(CPU), method, RunFolder(path), "tests")
+    return outcome, algorithm
