@@ -112,6 +112,7 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
 
 
 def _literals(hint: Any) -> list[str]:
+    hint = next((h for h in get_args(hint) if get_origin(h) is Literal), hint)  # of `Literal[…] | None`
     return [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
 
 

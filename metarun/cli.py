@@ -30,7 +30,7 @@ GROUPS = {
     "algo": "how to learn from a support set",
     "data": "where tasks come from",
     "model": "the network; the data brings one that suits it",
-    "cl": "continual learning over stages",
+    "cl": "continual learning over stages; cl=[ewc,replay] combines",
     "trainer": "the outer loop",
     "+paper": "the protocol of a published result, in full",
     "+table": "all runs of a published table, with -m",
@@ -50,7 +50,7 @@ def main() -> NoReturn:
     """The console script. Exit status: 0; 1 diverged or a bug; 2 a mistake of the user's; 128 + signal when stopped."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through, to be said in one line here
     sys.path.append(os.getcwd())  # a user's own classes; last, so that no file there hides a module of Python's
-    arguments = sys.argv[1:]
+    sys.argv[1:] = arguments = spread(sys.argv[1:])
     if {"-h", "--help"} & set(arguments):
         try:
             print(help_text(arguments), flush=True)
@@ -77,6 +77,21 @@ def main() -> NoReturn:
             raise
         fail(*said)
     sys.exit(0)
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """`cl=[ewc,replay]` as Hydra takes it: the first method as the group's choice, the others under its key `also`."""
+    said = []
+    for argument in arguments:
+        listed = re.fullmatch(r"cl=\[([\w\s,]+)\]", argument)
+        first, *others = listed[1].replace(" ", "").split(",") if listed else [""]
+        said += [f"cl={first}", *(f"+cl@cl.also.{other}={other}" for other in others)] if listed else [argument]
+    return said
+
+
+def methods(choices: Mapping[str, str]) -> str:
+    """The continual-learning methods chosen: `ewc`, or `ewc+replay`."""
+    return "+".join([choices["cl"], *(choice for group, choice in sorted(choices.items()) if group.startswith("cl@"))])
 
 
 def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | None:
@@ -130,7 +145,8 @@ def run_or_show(config: DictConfig) -> None:
     from metarun.tracking import RunFolder, source_digest
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
-    choices = {group: HydraConfig.get().runtime.choices[group] for group in CHOICES}
+    chosen = HydraConfig.get().runtime.choices
+    choices = {group: chosen[group] for group in CHOICES} | {"cl": methods(chosen)}
     if config.restart:
         folder.supersede()
     found = folder.results()
@@ -166,7 +182,8 @@ def run_name(*, _root_: DictConfig) -> str:
         for key in keys:
             (plain.get(node, {}) if node else plain).pop(key, None)
     digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
-    name = "-".join(choices[group] for group in ("algo", "data", "cl") if choices.get(group, "none") != "none")
+    parts = (choices.get("algo", "none"), choices.get("data", "none"), methods(choices))
+    name = "-".join(part for part in parts if part != "none")
     return f"{name}/{digest}-seed{_root_.seed}"
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
+from torch import Tensor
 
 from metarun.build import build, check_kind
 from metarun.data.source import Data
 from metarun.episodes import Episodes
 from metarun.report import figures
 
-TASKS = 3
+TASKS, EXAMPLES = 3, 50
 MOST_WAYS, MOST_IMAGES = 10, 10
 
 
@@ -25,11 +26,16 @@ def show(config: DictConfig, name: str) -> dict[Path, str]:
     for number, stage in enumerate(stages):
         panels = {}
         for split, source in (("training", stage.train), ("test", stage.test)):
+            if data.spec.examples:
+                images = source.sample(torch.arange(EXAMPLES)).query.x[:, 0]
+                panels[f"{split} examples"] = grid(images.view(-1, MOST_IMAGES, *images.shape[1:]))
+                continue
             episodes = source.sample(torch.arange(TASKS))
             for i, task in enumerate(episodes.split(1)):
                 panels[f"{split} task {i}"] = mosaic(task) if task.support.ways else points(task)
         path = Path("outputs/show") / (f"{name}-{number}.png" if len(stages) > 1 else f"{name}.png")
-        picture = figures.tasks(panels, stage.name)
+        tasks = data.test.ways is not None and not data.spec.examples
+        picture = figures.tasks(panels, f"{stage.name}: support, then queries" if tasks else stage.name)
         figures.save(picture, path)
         figures.close(picture)
         written[path] = stage.name
@@ -41,13 +47,18 @@ def mosaic(task: Episodes) -> NDArray[np.float64]:
     ways = task.support.ways or 1
     parts = []
     for examples in (task.support, task.query):
-        x = examples.x[0].double().numpy()
-        by_class = x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :MOST_IMAGES]  # class by class, as tasks of images are
-        rows = [np.concatenate(list(images), axis=2) for images in by_class]
-        parts.append(np.concatenate(rows, axis=1))
-    gap = np.full((*parts[0].shape[:2], max(1, x.shape[-1] // 4)), 0.5)
-    joined: NDArray[np.float64] = np.concatenate([parts[0], gap, parts[1]], axis=2)
-    return joined.clip(0, 1).transpose(1, 2, 0)
+        x = examples.x[0]
+        parts.append(grid(x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :MOST_IMAGES]))  # class by class, as tasks of images are
+    gap = np.full((parts[0].shape[0], max(1, x.shape[-1] // 4), parts[0].shape[2]), 0.5)
+    return np.concatenate([parts[0], gap, parts[1]], axis=1)
+
+
+def grid(images: Tensor) -> NDArray[np.float64]:
+    """``images`` (rows, columns, C, H, W) side by side → (height, width, channels) in [0, 1]."""
+    rows, columns, channels, height, width = images.shape
+    joined = images.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    found: NDArray[np.float64] = joined.double().numpy().clip(0, 1)
+    return found
 
 
 def points(task: Episodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

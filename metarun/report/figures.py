@@ -149,10 +149,9 @@ def stage_curves(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
 
 def tasks(panels: Mapping[str, Any], title: str) -> "Figure":
     """A panel a task, three in a row: a mosaic (height, width, channels), or the points of a curve's support and queries."""
-    images = all(isinstance(panel, np.ndarray) for panel in panels.values())
     rows = -(-len(panels) // 3)
-    figure, grid = _figure(3, rows, width=4.5, height=3.0)
-    figure.suptitle(f"{title}: support, then queries" if images else title, fontsize=10)
+    figure, grid = _figure(min(len(panels), 3), rows, width=4.5, height=3.0)
+    figure.suptitle(title, fontsize=10)
     for ax, (name, panel) in zip(np.ravel(grid), panels.items(), strict=False):
         ax.set_title(name, fontsize=9)
         if isinstance(panel, np.ndarray):
