@@ -116,7 +116,7 @@ def build_parts(config: DictConfig) -> Parts:
 
 def build_method(node: DictConfig) -> ContinualMethod:
     """The method configured, together with those under its key `also`."""
-    own = {name: value for name, value in node.items() if name != "also"}
+    own = OmegaConf.masked_copy(node, [str(name) for name in node if name != "also"])
     methods = {"cl": build(own, key="cl")}
     for name, other in (node.get("also") or {}).items():
         methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}")

@@ -1,6 +1,7 @@
 """`metarun show`: a picture of a few tasks, as the algorithm will see them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def show(config: DictConfig, name: str) -> dict[Path, str]:
     written = {}
     stages = data.stages(torch.device("cpu"))
     for number, stage in enumerate(stages):
-        panels = {}
+        panels: dict[str, Any] = {}
         for split, source in (("training", stage.train), ("test", stage.test)):
             if data.spec.examples:
                 images = source.sample(torch.arange(EXAMPLES)).query.x[:, 0]

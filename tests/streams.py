@@ -1,5 +1,7 @@
 """A small stream of pictures, a learner and a trainer for it."""
 
+from functools import cache
+
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -41,16 +43,21 @@ def learner(data: ImageStream, widths=(12, 8)) -> Supervised:
     return Supervised(data.spec, lambda outputs, shape=None: MLP(shape or data.spec.input_shape, outputs, list(widths)))
 
 
+@cache
+def config(name: str, *keys: str):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", [f"cl={name}", *keys]).cl
+
+
 def method(name: str, *keys: str):
     """As the command line makes it."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return build_method(compose("config", [f"cl={name}", *keys]).cl)
+    return build_method(config(name, *keys))
 
 
-def train(path, data: ImageStream, method, *, iterations: int = 12, algorithm=None, **keys):
+def train(path, data: ImageStream, method, *, iterations: int = 6, algorithm=None, **keys):
     """Through all stages → (outcome, learner)."""
     algorithm = algorithm or learner(data)
     adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
-    settings = {"iterations": iterations, "tasks": 8, "optimizer": adam, "checkpoint_every": 0.0, "tensorboard": False} | keys
+    settings = {"iterations": iterations, "tasks": 8, "optimizer": adam, "tensorboard": False} | keys
     outcome = Trainer(0, **settings).fit(algorithm, data.stages(CPU), method, RunFolder(path), "tests")
     return outcome, algorithm

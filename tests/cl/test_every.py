@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from streams import learner, method, stream, train
+from streams import method, stream, train
 
 from metarun.config import CONFIGS
 from metarun.trainer.machine import Interrupted
+from metarun.trainer.trainer import _Job
 
 METHODS = sorted(path.stem for path in (CONFIGS / "cl").glob("*.yaml"))
 SAME_AS_NONE = {"heads"}
@@ -22,32 +23,32 @@ def assert_same(found, expected):
         assert torch.equal(found[name], value), name
 
 
-def stop_at(monkeypatch, algorithm, update):
-    """Let a signal arrive in the middle of an update."""
-    made, own = [], algorithm.backward
+def stopped_and_resumed(path, data, name, keys, update, patch):
+    """Let a signal come in the middle of an update, then run the same again → (outcome, learner)."""
+    made = []
 
-    def stopping(episodes):
-        made.append(1)
-        if len(made) > update:
-            raise Interrupted(15, "stopped")
-        return own(episodes)
+    def reseed(job, what, own=_Job._reseed):
+        made.append(what)
+        if made.count("update") > update:
+            job.signals.caught = 15
+        own(job, what)
 
-    monkeypatch.setattr(algorithm, "backward", stopping)
+    with patch.context() as here:
+        here.setattr(_Job, "_reseed", reseed)
+        with pytest.raises(Interrupted):
+            train(path, data, method(name, *keys))
+    return train(path, data, method(name, *keys))
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-def test_trains_and_resumes_to_the_same_bytes(name, scenario, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("scenario", "stops"), [("task", (2, 8, 15)), ("domain", (9,)), ("class", (14,))])
+def test_trains_and_resumes_to_the_same_bytes(name, scenario, stops, tmp_path, monkeypatch):
     data = stream(scenario)
     whole, algorithm = train(tmp_path / "whole", data, method(name))
     assert len(whole.rows) == 4
-    for stop in (5, 17, 29):  # in stages 1, 2 and 3; A-GEM passes twice an update from the second stage on
-        half = learner(data)
-        stop_at(monkeypatch, half, stop)
-        with pytest.raises(Interrupted):
-            train(tmp_path / f"stop {stop}", data, method(name), algorithm=half)
-        again, resumed = train(tmp_path / f"stop {stop}", data, method(name))
-        assert again.position.resumed_at
+    for stop in stops:  # in the first, second and third stage, of six updates each
+        again, resumed = stopped_and_resumed(tmp_path / str(stop), data, name, (), stop, monkeypatch)
+        assert again.position.resumed_at == [stop + 1]
         assert again.rows == whole.rows
         assert_same(weights(resumed), weights(algorithm))
 
@@ -67,11 +68,7 @@ def test_several_at_once(tmp_path, monkeypatch):
     _, both = train(tmp_path / "both", data, method("ewc", *keys))
     _, one = train(tmp_path / "one", data, method("ewc"))
     assert any(not torch.equal(a, b) for a, b in zip(weights(both).values(), weights(one).values(), strict=True))
-    half = learner(data)
-    stop_at(monkeypatch, half, 25)
-    with pytest.raises(Interrupted):
-        train(tmp_path / "stopped", data, method("ewc", *keys), algorithm=half)
-    _, resumed = train(tmp_path / "stopped", data, method("ewc", *keys))
+    _, resumed = stopped_and_resumed(tmp_path / "stopped", data, "ewc", keys, 13, monkeypatch)
     assert_same(weights(resumed), weights(both))
 
 

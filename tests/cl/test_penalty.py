@@ -1,0 +1,170 @@
+"""The quadratic: one for all stages, equal to the sum of their terms, and what a strength of 0 or a huge one does."""
+
+import time
+
+import pytest
+import torch
+from streams import CPU, learner, method, stream, train
+
+from metarun.cl.ewc import EWC
+from metarun.cl.l2 import L2
+from metarun.cl.online_ewc import OnlineEWC
+from metarun.cl.penalty import is_on
+from metarun.cl.si import SI
+from metarun.config import ConfigError
+
+
+def weights(algorithm):
+    return {name: w.detach().clone() for name, w in algorithm.named_parameters()}
+
+
+def random_like(algorithm):
+    return {name: torch.rand_like(w) for name, w in algorithm.named_parameters()}
+
+
+def penalty_gradient(method, algorithm):
+    algorithm.zero_grad()
+    method.gradient(algorithm)
+    return {name: w.grad for name, w in algorithm.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["ewc", "online_ewc", "l2", "mas", "si"])
+def test_strength_0_is_none_to_the_bit(name, tmp_path):
+    data = stream("domain")
+    _, plain = train(tmp_path / "none", data, method("none"))
+    _, other = train(tmp_path / name, data, method(name, "cl.strength=0"))
+    for a, b in zip(weights(plain).values(), weights(other).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_huge_strength_freezes(tmp_path):
+    data = stream("domain")
+    kept = []
+
+    class Looking(L2):
+        def on_stage_end(self, algorithm, stage):
+            kept.append(weights(algorithm))
+            return super().on_stage_end(algorithm, stage)
+
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1e-9}
+    _, algorithm = train(tmp_path, data, Looking(strength=1e9), optimizer=sgd)
+    for name, w in weights(algorithm).items():
+        torch.testing.assert_close(w, kept[0][name], rtol=0, atol=1e-6)
+
+
+def test_the_merged_quadratic_is_the_sum_of_its_terms():
+    algorithm = learner(stream())
+    merged, terms = EWC(strength=3.0), []
+    for _ in range(5):
+        here, importance = random_like(algorithm), random_like(algorithm)
+        importance["network.layers.0.weight"][:4] = 0  # nothing to hold there
+        merged.remember(importance, here)
+        terms.append((importance, here))
+    found = penalty_gradient(merged, algorithm)
+    for name, w in algorithm.named_parameters():
+        expected = sum(3.0 * importance[name] * (w - here[name]) for importance, here in terms)
+        torch.testing.assert_close(found[name], expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_gamma_is_applied_once():
+    algorithm = learner(stream())
+    online = OnlineEWC(strength=2.0, gamma=0.5)
+    a, b, here = random_like(algorithm), random_like(algorithm), random_like(algorithm)
+    online.remember(a, random_like(algorithm))
+    online.remember(b, here)
+    found = penalty_gradient(online, algorithm)
+    for name, w in algorithm.named_parameters():
+        torch.testing.assert_close(found[name], (2.0 * (0.5 * a[name] + b[name]) * (w - here[name])).detach())
+
+
+def test_the_penalty_adds_to_the_gradient_and_is_0_at_the_anchor():
+    data = stream()
+    algorithm = learner(data)
+    ewc = EWC(strength=1e3, labels="exact")
+    ewc.on_start(algorithm, data.stages(CPU))
+    found = ewc.on_stage_end(algorithm, data.stages(CPU)[0])
+    assert found["importance_trace"] > found["importance_max"] > 0
+    assert all(float(g.abs().sum()) == 0 for g in penalty_gradient(ewc, algorithm).values())
+    with torch.no_grad():
+        for w in algorithm.parameters():
+            w += 0.1
+    algorithm.zero_grad()
+    episodes = data.stages(CPU)[1].train.sample(torch.arange(8))
+    algorithm.backward(episodes)
+    plain = {name: w.grad.clone() for name, w in algorithm.named_parameters()}
+    ewc.gradient(algorithm)
+    for name, w in algorithm.named_parameters():
+        torch.testing.assert_close(w.grad - plain[name], 1e3 * ewc.importance[name] * 0.1, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalise", ["mean", "max"])
+def test_normalised(normalise):
+    data = stream()
+    algorithm, stage = learner(data), data.stages(CPU)[0]
+    every = torch.cat([f.flatten() for f in EWC(1.0, "exact", normalise=normalise).measure(algorithm, stage).values()])
+    assert float(getattr(every, normalise)()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_switches_by_stage(tmp_path):
+    assert [is_on([True, False], stage) for stage in range(3)] == [True, False, False]
+    data = stream("domain")
+    _, plain = train(tmp_path / "none", data, method("none"))
+    _, off = train(tmp_path / "off", data, method("ewc", "cl.strength=1e4", "cl.penalise=[false]"))
+    _, never = train(tmp_path / "never", data, method("ewc", "cl.strength=1e4", "cl.consolidate=[false,false,true]"))
+    _, on = train(tmp_path / "on", data, method("ewc", "cl.strength=1e4", "cl.penalise=[false,false,true]"))
+    for name, w in weights(plain).items():
+        assert torch.equal(weights(off)[name], w)
+        assert torch.equal(weights(never)[name], w)
+    assert any(not torch.equal(weights(on)[name], w) for name, w in weights(plain).items())
+
+
+def test_si_follows_the_path():
+    """A quadratic bowl descended in small steps: the path integral of a weight is what it has lowered the loss by."""
+    algorithm = learner(stream())
+    si = SI(strength=1.0, damping=0.1)
+    si.on_stage_start(algorithm, 0)
+    start = weights(algorithm)
+    for _ in range(200):
+        for w in algorithm.parameters():
+            w.grad = w.detach().clone()  # of the loss w² / 2
+        si.gradient(algorithm)
+        with torch.no_grad():
+            for w in algorithm.parameters():
+                w -= 0.005 * w.grad
+        si.after_update(algorithm, None)
+    end = weights(algorithm)
+    omega = si.measure(algorithm, None)
+    for name, w in start.items():
+        lowered = (w**2 - end[name] ** 2) / 2
+        torch.testing.assert_close(omega[name], 2 * lowered / ((w - end[name]) ** 2 + 0.1), rtol=2e-2, atol=1e-6)
+
+
+def test_fifty_stages_cost_what_one_does():
+    algorithm = learner(stream(), widths=(400, 400))
+    episodes = stream().stages(CPU)[0].train.sample(torch.arange(128))
+
+    def update(ewc):
+        best = float("inf")
+        for _ in range(30):
+            begun = time.process_time()
+            algorithm.zero_grad()
+            algorithm.backward(episodes)
+            ewc.gradient(algorithm)
+            best = min(best, time.process_time() - begun)
+        return best
+
+    one, fifty = EWC(1.0), EWC(1.0)
+    for ewc, stages in ((one, 1), (fifty, 50)):
+        for _ in range(stages):
+            ewc.remember(random_like(algorithm), weights(algorithm))
+    assert sum(v.numel() for v in fifty.importance.values()) == sum(v.numel() for v in one.importance.values())
+    assert update(fifty) < 1.3 * update(one)
+
+
+def test_mistakes_are_said():
+    with pytest.raises(ConfigError, match=r"cl\.strength=-1.0: expected 0 or more"):
+        method("ewc", "cl.strength=-1")
+    with pytest.raises(ConfigError, match=r"cl\.gamma=2.0: expected 0 to 1"):
+        method("online_ewc", "cl.gamma=2")
+    with pytest.raises(ConfigError, match=r"cl\.labels=smpled: expected one of sampled, exact, true, argmax"):
+        method("ewc", "cl.labels=smpled")
