@@ -1,0 +1,108 @@
+"""Methods that change the learner by stage, or where its tasks come from."""
+
+import pytest
+import torch
+from small import LINE, PICTURES, conv, mlp
+from streams import CPU, learner, method, stream, train
+
+from metarun.algo.maml import MAML
+from metarun.algo.protonet import ProtoNet
+from metarun.cl.joint import Mixture
+from metarun.config import ConfigError
+
+
+def test_progressive_networks_forget_nothing(tmp_path):
+    outcome, algorithm = train(tmp_path, stream("task"), method("progressive"), iterations=20)
+    R = outcome.rows
+    assert all(R[i][j] == R[j + 1][j] for j in range(3) for i in range(j + 1, 4))
+    assert len(algorithm.network.columns) == 3
+    trained = {name for name, w in algorithm.named_parameters() if w.requires_grad}
+    assert trained == {
+        name for name, _ in algorithm.named_parameters() if name.startswith(("network.columns.2.", "network.lateral.2."))
+    }
+
+
+def test_a_new_column_starts_as_if_it_were_alone():
+    data = stream("task")
+    algorithm, progressive = learner(data), method("progressive")
+    x = data.stages(CPU)[0].train.sample(torch.arange(4)).query.x
+    alone = algorithm.predict(None, x)
+    progressive.on_start(algorithm, data.stages(CPU))
+    with torch.no_grad():
+        for w in algorithm.parameters():
+            w += 0.1
+    progressive.grow(algorithm, 1)
+    torch.testing.assert_close(algorithm.predict(None, x), alone)
+    algorithm.predict(None, x).square().sum().backward()
+    links = algorithm.network.lateral[1]
+    assert [tuple(w.shape) for w in links] == [(8, 12), (6, 8)]
+    assert all(w.grad is not None and float(w.grad.abs().sum()) > 0 for w in links)
+    assert all(w.grad is None for w in algorithm.network.columns[0].parameters())
+    with torch.no_grad():
+        links[0].add_(1.0)
+    assert not torch.allclose(algorithm.predict(None, x), alone)
+    with progressive.testing(algorithm, 0):
+        assert algorithm.network.active == 0
+    assert algorithm.network.active == 1
+
+
+def test_what_cannot_be_columns_is_refused():
+    with pytest.raises(ConfigError, match="model=mlp alone"):
+        method("progressive").on_start(MAML(PICTURES, lambda outputs, shape=None: conv(outputs), 0.1), [])
+
+
+def test_each_stage_has_its_head(tmp_path):
+    data = stream("domain")
+    heads = method("heads")
+    _, algorithm = train(tmp_path, data, heads, iterations=20)
+    names = {f"network.layers.2.{name}" for name in ("weight", "bias")}
+    assert all(set(head) == names for head in heads.heads)
+    own = algorithm.get_parameter("network.layers.2.weight").detach().clone()
+    assert torch.equal(own, heads.heads[2]["network.layers.2.weight"])
+    with heads.testing(algorithm, 0):
+        assert torch.equal(algorithm.get_parameter("network.layers.2.weight"), heads.heads[0]["network.layers.2.weight"])
+    assert torch.equal(algorithm.get_parameter("network.layers.2.weight"), own)
+    method("heads").on_start(MAML(LINE, lambda outputs, shape=None: mlp(outputs), 0.1), [])
+    with pytest.raises(ConfigError, match="no head"):
+        method("heads").on_start(ProtoNet(PICTURES, lambda outputs, shape=None: conv(outputs)), [])
+
+
+@pytest.mark.parametrize(("stages", "seen"), [("all", [0, 1, 2, 3, 4, 5]), ("so_far", [0, 1, 2, 3])])
+def test_joint_training_sees_the_stages_it_says(stages, seen):
+    data = stream("class")
+    joint = method("joint", f"cl.stages={stages}")
+    joint.on_start(learner(data), data.stages(CPU))
+    y = joint.source(1).sample(torch.arange(600)).query.y.flatten()
+    assert y.unique().tolist() == seen
+    assert int(torch.bincount(y)[seen].min()) > 600 / len(seen) * 0.7
+
+
+def test_a_mixture_is_the_same_in_any_batching():
+    whole = Mixture([stage.train for stage in stream("task").stages(CPU)])
+    batch = whole.sample(torch.arange(40))
+    for i in (0, 17, 39):
+        one = whole.sample(torch.tensor([i]))
+        assert torch.equal(one.query.x[0], batch.query.x[i])
+        assert torch.equal(one.context["active"][0], batch.context["active"][i])
+
+
+def test_lwf_distils_the_groups_of_outputs_of_past_stages():
+    data = stream("task")
+    algorithm, lwf = learner(data), method("lwf")
+    lwf.on_start(algorithm, data.stages(CPU))
+    lwf.enter(2)
+    lwf.on_stage_start(algorithm, 2)
+    with torch.no_grad():
+        for w in algorithm.parameters():
+            w += 0.05 * torch.randn_like(w)
+    episodes = data.stages(CPU)[2].train.sample(torch.arange(5))
+    found = lwf.loss(algorithm, episodes)
+    expected = 0.0
+    for group in ([0, 1], [2, 3]):
+        old, new = (a.predict(None, episodes.query.x)[:, 0, group] / 2 for a in (lwf.teacher, algorithm))
+        expected = expected - (old.softmax(-1) * new.log_softmax(-1)).sum(-1).mean() * 4 / 2
+    torch.testing.assert_close(found, 2 / 3 * expected)
+    found.backward()
+    assert all(bool(w.grad.isfinite().all()) for w in algorithm.parameters())
+    assert float(lwf.mix(episodes).context["weight"][0]) == pytest.approx(1 / 3)
+    assert all(w.grad is None for w in lwf.teacher.parameters())
