@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -13,7 +14,8 @@ from metarun.data.stream import ImageStream
 from metarun.model.mlp import MLP
 from metarun.run import build_method
 from metarun.tracking import RunFolder
-from metarun.trainer.trainer import Trainer
+from metarun.trainer.machine import Interrupted
+from metarun.trainer.trainer import Trainer, _Job
 
 CPU = torch.device("cpu")
 STAGES, WAYS, SIDE = 3, 2, 4
@@ -61,3 +63,20 @@ def train(path, data: ImageStream, method, *, iterations: int = 6, algorithm=Non
     settings = {"iterations": iterations, "tasks": 8, "optimizer": adam, "tensorboard": False} | keys
     outcome = Trainer(0, **settings).fit(algorithm, data.stages(CPU), method, RunFolder(path), "tests")
     return outcome, algorithm
+
+
+def stopped_and_resumed(path, data, name, keys, update, patch):
+    """Let a signal come in the middle of an update, then run the same again → (outcome, learner)."""
+    made = []
+
+    def reseed(job, what, own=_Job._reseed):
+        made.append(what)
+        if made.count("update") > update:
+            job.signals.caught = 15
+        own(job, what)
+
+    with patch.context() as here:
+        here.setattr(_Job, "_reseed", reseed)
+        with pytest.raises(Interrupted):
+            train(path, data, method(name, *keys))
+    return train(path, data, method(name, *keys))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metarun.cli import CONFIGS, GROUPS, headline
+from metarun.cli import CONFIGS, GROUPS, headline, methods, spread
 
 SHORT = ("trainer.iterations=20", "trainer.test_tasks=20", "trainer.figures=false", "trainer.tensorboard=false")
 
@@ -160,6 +160,25 @@ def test_another_config_folder(metarun):
 
 def test_progress_is_silent_where_stderr_is_no_terminal(metarun):
     assert metarun(*SHORT).stderr == ""
+
+
+def test_a_list_of_methods():
+    said = ["algo=maml", "cl=[ewc, replay,agem]", "cl.strength=3", "cl=ewc", "cl.penalise=[true,false]"]
+    also = ["+cl@cl.also.replay=replay", "+cl@cl.also.agem=agem"]
+    assert spread(said) == ["algo=maml", "cl=ewc", *also, "cl.strength=3", "cl=ewc", "cl.penalise=[true,false]"]
+    assert methods({"algo": "maml", "cl@cl.also.agem": "agem", "cl": "ewc"}) == "ewc+agem"
+
+
+def test_methods_combine(metarun):
+    metarun("cl=[replay,ewc]", "data.stages=2", "cl.size=7", "cl.also.ewc.strength=3", "cl.also.ewc.samples=20", *SHORT)
+    (folder,) = run_folders(metarun.folder)
+    assert folder.parent.name == "maml-sine-replay+ewc"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["cl"] == "replay+ewc"
+    assert results["continual"]["options"]["also"]["ewc"]["strength"] == 3
+    line = metarun("cl=[replay,ewc]", "cl.also.ewc.strngth=3", status=2).stderr
+    assert line == "metarun: cl.also.ewc.strngth: no such key; did you mean strength?\n"
+    assert metarun("reference=nowhere", "data.stages=2", *SHORT, status=2).stderr.startswith("metarun: reference=nowhere: expected")
 
 
 def test_a_continual_method_gets_the_datas_default_stages(metarun):

@@ -64,6 +64,14 @@ def test_a_network_of_ones_own(written):
     assert json.loads((written.folder / "run/results.json").read_text())["model"] == "tiny"
 
 
+def test_a_continual_method_of_ones_own(written):
+    written("data=sine", "cl=freeze", "data.stages=2", "trainer.iterations=20", "trainer.test_tasks=10", "hydra.run.dir=run")
+    results = json.loads((written.folder / "run/results.json").read_text())
+    assert results["cl"] == "freeze"
+    assert results["continual"]["options"]["weights"] == ["network.layers.0.*"]
+    assert {"R.png", "stages.png"} <= {path.name for path in (written.folder / "run/figures").iterdir()}
+
+
 def test_stages_are_listed_without_training(metarun):
     out = metarun("show", "data=sine", "data.stages=2").stdout
     assert out.splitlines() == ["outputs/show/sine-0.png  phase 0.00-1.57", "outputs/show/sine-1.png  phase 1.57-3.14"]

@@ -131,7 +131,7 @@ def test_stages_fill_the_matrix(metarun):
     assert found["bwt"] == pytest.approx(-np.mean([R[4, j] - R[j + 1, j] for j in range(3)]))
     assert results(metarun.folder)["test"]["mse"]["mean"] == pytest.approx(R[4].mean())
     pictures = {path.name for path in (metarun.folder / "run/figures").iterdir()}
-    assert pictures == {"R.png", "adaptation.png", "fits.png", "learning.png"}
+    assert pictures == {"R.png", "adaptation.png", "fits.png", "learning.png", "stages.png"}
 
 
 def test_divergence_keeps_the_last_good_checkpoint(metarun):

@@ -69,7 +69,7 @@ def test_on_curves(algo, tmp_path, monkeypatch):
         assert torch.equal(found[name], value), name
 
 
-@pytest.mark.parametrize("algo", [*(a for a in ALGORITHMS if a != "oracle"), *VARIANTS])
+@pytest.mark.parametrize("algo", [*(a for a in ALGORITHMS if a not in {"oracle", "supervised"}), *VARIANTS])
 def test_on_images(algo, tmp_path, data_root):
     small = ["trainer.iterations=2", "trainer.tasks=1", "model.filters=4", "trainer.test_tasks=2", "trainer.val_tasks=1"]
     found = start(tmp_path, *f"algo={algo}".split(), "data=omniglot", *small, "data.queries=1", "data.train_ways=null")
@@ -84,3 +84,10 @@ def test_what_does_not_suit_is_refused(algo, data, tmp_path, request):
         request.getfixturevalue("data_root")
     with pytest.raises(ConfigError, match=f"but data={data} is"):
         start(tmp_path, f"algo={algo}", f"data={data}")
+
+
+def test_single_examples_and_tasks_are_told_apart(tmp_path, data_root):
+    with pytest.raises(ConfigError, match="MAML learns from support sets, but data=mnist with a scenario gives single examples"):
+        start(tmp_path, "algo=maml", "data=split_mnist")
+    with pytest.raises(ConfigError, match="data=omniglot: supervised learning needs classes that are the same in every task"):
+        start(tmp_path, "algo=supervised", "data=omniglot")

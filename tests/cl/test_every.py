@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from streams import method, stream, train
+from streams import method, stopped_and_resumed, stream, train
 
 from metarun.config import CONFIGS
-from metarun.trainer.machine import Interrupted
-from metarun.trainer.trainer import _Job
 
 METHODS = sorted(path.stem for path in (CONFIGS / "cl").glob("*.yaml"))
 SAME_AS_NONE = {"heads"}
@@ -21,23 +19,6 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
-
-
-def stopped_and_resumed(path, data, name, keys, update, patch):
-    """Let a signal come in the middle of an update, then run the same again → (outcome, learner)."""
-    made = []
-
-    def reseed(job, what, own=_Job._reseed):
-        made.append(what)
-        if made.count("update") > update:
-            job.signals.caught = 15
-        own(job, what)
-
-    with patch.context() as here:
-        here.setattr(_Job, "_reseed", reseed)
-        with pytest.raises(Interrupted):
-            train(path, data, method(name, *keys))
-    return train(path, data, method(name, *keys))
 
 
 @pytest.mark.parametrize("name", METHODS)

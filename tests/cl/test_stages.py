@@ -1,20 +1,25 @@
 """Methods that change the learner by stage, or where its tasks come from."""
 
+import numpy as np
 import pytest
 import torch
 from small import LINE, PICTURES, conv, mlp
-from streams import CPU, learner, method, stream, train
+from streams import CPU, learner, method, stopped_and_resumed, stream, train
 
 from metarun.algo.maml import MAML
 from metarun.algo.protonet import ProtoNet
 from metarun.cl.joint import Mixture
+from metarun.cl.metrics import stream_metrics
 from metarun.config import ConfigError
 
 
-def test_progressive_networks_forget_nothing(tmp_path):
-    outcome, algorithm = train(tmp_path, stream("task"), method("progressive"), iterations=20)
-    R = outcome.rows
-    assert all(R[i][j] == R[j + 1][j] for j in range(3) for i in range(j + 1, 4))
+def test_progressive_networks_forget_nothing(tmp_path, monkeypatch):
+    """Killed in the third stage and resumed."""
+    outcome, algorithm = stopped_and_resumed(tmp_path, stream("task"), "progressive", (), 15, monkeypatch)
+    assert outcome.position.resumed_at == [16]
+    R = np.array(outcome.rows)
+    assert stream_metrics(R, higher_is_better=True)["forgetting"] == 0.0
+    assert all(R[i, j] == R[j + 1, j] for j in range(3) for i in range(j + 1, 4))
     assert len(algorithm.network.columns) == 3
     trained = {name for name, w in algorithm.named_parameters() if w.requires_grad}
     assert trained == {
