@@ -74,6 +74,7 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
     parts = build_parts(config)
     log.info(describe_run(parts, choices, folder))
 
+    reference = joint_scores(config.reference, parts.stages) if config.reference else None
     results = describe_results(config, choices, parts, source)
     try:
         outcome = parts.trainer.fit(parts.algorithm, parts.stages, parts.method, folder, source)
@@ -82,7 +83,7 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         folder.write_results({**results, "status": status, "stopped": str(stop)})
         raise
     probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
-    results |= measured(config, parts, outcome, probes)
+    results |= measured(config, parts, outcome, probes, reference)
     save_scores(folder, outcome, parts.stages, probes)
     write_events(config, choices, parts, outcome, probes, folder, results)
     folder.write_results(results)
@@ -153,6 +154,18 @@ def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
         )
 
 
+def joint_scores(path: str, stages: list[Stage]) -> NDArray[np.float64]:
+    """The score on each stage (stages,) of a learner trained jointly up to it, from the finished run in ``path``.
+
+    Raises:
+        ConfigError: there is none with these stages.
+    """
+    found = (RunFolder(path).results() or {}).get("continual")
+    if found is None or found["stages"] != [stage.name for stage in stages]:
+        raise ConfigError(f"reference={path}: expected a finished run of cl=joint cl.stages=so_far over the same stages")
+    return np.array([found["R"][j + 1][j] for j in range(len(stages))])
+
+
 # What is said of a run -------------------------------------------------------------------------------------------------------
 
 
@@ -210,8 +223,16 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def measured(config: DictConfig, parts: Parts, outcome: Outcome, probes: Mapping[str, Scores]) -> dict[str, Any]:
-    """The part of results.json that the run found out; ``probes``: what the learner told of the test tasks beside their scores."""
+def measured(
+    config: DictConfig, parts: Parts, outcome: Outcome, probes: Mapping[str, Scores], reference: Scores | None
+) -> dict[str, Any]:
+    """The part of results.json that the run found out.
+
+    Args:
+        config, parts, outcome: of the run.
+        probes: what the learner told of the test tasks beside their scores.
+        reference: see `joint_scores`.
+    """
     metric, position = metric_name(parts.algorithm), outcome.position
     steps = parts.algorithm.steps
     test = tested(outcome.test, metric, steps)
@@ -226,7 +247,7 @@ def measured(config: DictConfig, parts: Parts, outcome: Outcome, probes: Mapping
     continual = None
     if outcome.rows:
         R = np.array(outcome.rows, dtype=np.float64)
-        figures_of_merit = stream_metrics(R, higher_is_better=metric == "accuracy")
+        figures_of_merit = stream_metrics(R, higher_is_better=metric == "accuracy", reference=reference)
         continual = {
             "R": R.tolist(),
             "stages": [stage.name for stage in parts.stages],

@@ -33,8 +33,15 @@ def describe(results: Mapping[str, Any]) -> str:
         lines.append(f"{bad:,} of {test[metric]['n_tasks']:,} tasks are not finite; median {test[metric]['median']}")
     if results.get("continual"):
         found = results["continual"]
-        figures = [f"{key} {found[key]:.4g}" for key in ("acc", "aia", "bwt", "fwt", "forgetting") if found[key] is not None]
-        lines += ["", f"over {len(found['stages'])} stages (higher is better, but for forgetting): " + ", ".join(figures)]
+        figures = [
+            f"{key} {found[key]:.4g}"
+            for key in ("acc", "aia", "bwt", "fwt", "forgetting", "intransigence")
+            if found[key] is not None
+        ]
+        lines += [
+            "",
+            f"over {len(found['stages'])} stages (higher is better, but for forgetting and intransigence): " + ", ".join(figures),
+        ]
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
     norm = f", batch norm {protocol['batch_norm']}" if protocol["batch_norm"] else ""
     best = train["best_iteration"]
