@@ -117,9 +117,10 @@ def build_parts(config: DictConfig) -> Parts:
 
 def build_method(node: DictConfig) -> ContinualMethod:
     """The method configured, together with those under its key `also`."""
-    own = OmegaConf.masked_copy(node, [str(name) for name in node if name != "also"])
+    own: Any = OmegaConf.to_container(node, resolve=True)
+    others = own.pop("also", None) or {}
     methods = {"cl": build(own, key="cl")}
-    for name, other in (node.get("also") or {}).items():
+    for name, other in others.items():
         methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}")
     for key, method in methods.items():
         check_kind(key, method, ContinualMethod)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from omegaconf.errors import OmegaConfBaseException
 from streams import CPU, learner, method, stream, train
 
 from metarun.cl.ewc import EWC
@@ -159,6 +160,15 @@ def test_fifty_stages_cost_what_one_does():
             ewc.remember(random_like(algorithm), weights(algorithm))
     assert sum(v.numel() for v in fifty.importance.values()) == sum(v.numel() for v in one.importance.values())
     assert update(fifty) < 1.3 * update(one)
+
+
+@pytest.mark.parametrize(("scenario", "strength"), [("task", 1e5), ("domain", 1e10), ("class", 1e9)])
+def test_published_strengths_belong_to_a_scenario(scenario, strength):
+    ewc = method("ewc", "data=split_mnist", f"data.scenario={scenario}")
+    assert (ewc.strength, ewc.labels) == (strength, "exact")
+    assert method("ewc", "data=split_mnist", "cl.strength=7").strength == 7
+    with pytest.raises(OmegaConfBaseException, match="None: expected one of task, domain, class"):
+        method("ewc", "data=split_mnist", "data.scenario=null")
 
 
 def test_mistakes_are_said():
