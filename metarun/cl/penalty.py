@@ -30,6 +30,8 @@ class QuadraticPenalty(ContinualMethod):
 
     def __init__(self, strength: float, consolidate: Switch = True, penalise: Switch = True) -> None:
         require(strength >= 0, "strength", strength, "0 or more")
+        for key, switch in {"consolidate": consolidate, "penalise": penalise}.items():
+            require(switch != [], key, switch, "true, false, or a list of them")
         self.strength, self.consolidate, self.penalise = strength, consolidate, penalise
         self.importance: Weights = {}
         self.anchor: Weights = {}

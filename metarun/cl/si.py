@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
 from metarun.cl.penalty import QuadraticPenalty, Switch, to
@@ -32,6 +33,8 @@ class SI(QuadraticPenalty):
         """How much each weight's moves have lowered the loss in this stage."""
         self.begin: Weights = {}
         """The weights at the stage's start."""
+        self.before: dict[str, tuple[Tensor, Tensor]] = {}
+        """Weights and gradients of this update."""
 
     def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
         self.begin = {name: w.detach().clone() for name, w in algorithm.named_parameters()}
@@ -39,13 +42,13 @@ class SI(QuadraticPenalty):
 
     def gradient(self, algorithm: Algorithm) -> None:
         moving = {name: w for name, w in algorithm.named_parameters() if w.grad is not None}
-        self._before = {name: (w.detach().clone(), w.grad.clone()) for name, w in moving.items() if w.grad is not None}
+        self.before = {name: (w.detach().clone(), w.grad.clone()) for name, w in moving.items() if w.grad is not None}
         super().gradient(algorithm)
 
     @torch.no_grad()
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         weights = dict(algorithm.named_parameters())
-        for name, (before, gradient) in self._before.items():
+        for name, (before, gradient) in self.before.items():
             self.path[name].addcmul_(gradient, weights[name] - before, value=-1)
 
     @torch.no_grad()
