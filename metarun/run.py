@@ -229,10 +229,7 @@ def measured(
 ) -> dict[str, Any]:
     """The part of results.json that the run found out.
 
-    Args:
-        config, parts, outcome: of the run.
-        probes: what the learner told of the test tasks beside their scores.
-        reference: see `joint_scores`.
+    ``probes`` is what the learner told of the test tasks beside their scores, ``reference`` what `joint_scores` gave.
     """
     metric, position = metric_name(parts.algorithm), outcome.position
     steps = parts.algorithm.steps

@@ -57,6 +57,7 @@ def evaluate(
 
 def probe(algorithm: Algorithm, source: TaskSource, tasks: int) -> dict[str, NDArray[np.float64]]:
     """What `Algorithm.probe` tells of the tasks 0 … ``tasks`` - 1, by name, the task axis first."""
+    tasks = min(tasks, source.count or tasks)
     size = _chunk(algorithm, source.sample(torch.arange(1)))
     with testing(algorithm):
         parts = [algorithm.probe(source.sample(ids)) for ids in torch.arange(tasks).split(size)]
