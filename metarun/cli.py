@@ -84,8 +84,11 @@ def spread(arguments: list[str]) -> list[str]:
     said = []
     for argument in arguments:
         listed = re.fullmatch(r"cl=\[([\w\s,]+)\]", argument)
-        first, *others = listed[1].replace(" ", "").split(",") if listed else [""]
-        said += [f"cl={first}", *(f"+cl@cl.also.{other}={other}" for other in others)] if listed else [argument]
+        if listed is None:
+            said.append(argument)
+            continue
+        first, *others = listed[1].replace(" ", "").split(",")
+        said += [f"cl={first}", *(f"+cl@cl.also.{other}={other}" for other in others)]
     return said
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.algo.algorithm import BatchNormMode, task_losses
+from metarun.algo.algorithm import BatchNormMode, task_losses, weighted
 from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
 from metarun.algo.meta_features import count, meta_features
 from metarun.algo.metalearner import SetEncoder
@@ -203,8 +203,8 @@ class TaskEmbed(GradientLearner):
         for part in episodes.split(self.chunk(episodes)):
             end = self.end(part.support)
             loss = self._losses(part, end)
-            gradients = torch.autograd.grad(loss.sum() / len(episodes), others, allow_unused=True)
-            away = [(w - end.weights[name]).detach().sum(0) / len(episodes) for name, w in own.items()]
+            gradients = torch.autograd.grad(weighted(loss, part).sum() / len(episodes), others, allow_unused=True)
+            away = [weighted(w - end.weights[name], part).detach().sum(0) / len(episodes) for name, w in own.items()]
             for w, gradient in zip([*others, *own.values()], [*gradients, *away], strict=True):
                 if gradient is not None:
                     w.grad = gradient if w.grad is None else w.grad + gradient
