@@ -34,7 +34,7 @@ class MetaLearner(Algorithm):
         self, spec: TaskSpec, model: NetworkFactory, *, batch_norm: BatchNormMode = "running", task_chunk: int | None = None
     ) -> None:
         super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
-        self.outputs = one_head(spec)
+        one_head(spec)  # refuses two sizes
         self.network = model(None)
         self.features = prod(embedding_shape(self.network, spec.input_shape))
 

@@ -37,8 +37,8 @@ class CNP(Reader):
         require(width > 0, "width", width, "1 or more")
         require(min_std > 0, "min_std", min_std, "a number above 0")
         self.gaussian, self.min_std = spec.kind == "regression", min_std
-        self.encoder = SetEncoder(self.features, self.outputs, width, by_class=not self.gaussian)
-        numbers = self.outputs * (2 if self.gaussian else 1)
+        self.encoder = SetEncoder(self.features, self.spec.outputs, width, by_class=not self.gaussian)
+        numbers = self.spec.outputs * (2 if self.gaussian else 1)
         self.decoder = perceptron(self.features + self.encoder.outputs, width, width, numbers)
 
     def read(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class CNP(Reader):
         return code
 
     def answer(self, content: Tensor, features: Tensor) -> Tensor:
-        return self._decode(content, features)[..., : self.outputs]
+        return self._decode(content, features)[..., : self.spec.outputs]
 
     def losses(self, episodes: Episodes) -> Tensor:
         if not self.gaussian:

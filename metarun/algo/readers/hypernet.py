@@ -37,12 +37,12 @@ class HyperNet(MetaLearner):
     ) -> None:
         super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
         require(width > 0, "width", width, "1 or more")
-        self.of_task = model(self.outputs)
+        self.of_task = model(self.spec.outputs)
         weights = self.of_task.weights()
         chosen = matching(weights, generated)
         self.shapes = {name: w.shape for name, w in weights.items() if name in chosen}
         require(bool(self.shapes), "generated", list(generated), f"patterns of weights among {', '.join(weights)}")
-        self.encoder = SetEncoder(self.features, self.outputs, width, by_class=spec.kind == "classification")
+        self.encoder = SetEncoder(self.features, self.spec.outputs, width, by_class=spec.kind == "classification")
         self.generator = nn.Linear(self.encoder.outputs, sum(prod(shape) for shape in self.shapes.values()))
 
     def adapt(self, support: Examples, steps: int | None = None) -> Read:

@@ -35,8 +35,8 @@ class LSTM(StreamReader):
         self.train_on = train_on
         require(hidden > 0, "hidden", hidden, "1 or more")
         require(layers > 0, "layers", layers, "1 or more")
-        self.lstm = nn.LSTM(self.features + self.outputs, hidden, layers, batch_first=True)
-        self.head = perceptron(hidden, hidden, self.outputs)
+        self.lstm = nn.LSTM(self.features + self.spec.outputs, hidden, layers, batch_first=True)
+        self.head = perceptron(hidden, hidden, self.spec.outputs)
 
     def start(self, like: Tensor) -> State:
         empty = like.new_zeros(len(like), self.lstm.num_layers, self.lstm.hidden_size)

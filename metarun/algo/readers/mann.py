@@ -58,13 +58,13 @@ class MANN(StreamReader):
         require(0 <= decay <= 1, "decay", decay, "0 to 1")
         require(strength is None or strength > 0, "strength", strength, "a number above 0, or null")
         self.slots, self.width, self.heads, self.decay = slots, width, heads, decay
-        self.controller = nn.LSTMCell(self.features + self.outputs + heads * width, hidden)
+        self.controller = nn.LSTMCell(self.features + self.spec.outputs + heads * width, hidden)
         self.keys, self.gates = nn.Linear(hidden, heads * width), nn.Linear(hidden, heads)
         self.contents = nn.Linear(hidden, heads * width) if content == "own" else self.keys
         self.strengths = None if strength is None else nn.Linear(hidden, heads)
         if self.strengths is not None and strength is not None:
             nn.init.constant_(self.strengths.bias, strength)
-        self.head = nn.Linear(hidden + heads * width, self.outputs)
+        self.head = nn.Linear(hidden + heads * width, self.spec.outputs)
 
     def start(self, like: Tensor) -> State:
         tasks, hidden = len(like), self.controller.hidden_size

@@ -46,7 +46,7 @@ class SNAIL(Reader):
         require(bool(sizes) and all(size > 0 for size in sizes), "attention", list(attention), "pairs of numbers above 0")
         require(filters > 0, "filters", filters, "1 or more")
         require(levels > 0, "levels", levels, "1 or more")
-        channels = self.features + self.outputs
+        channels = self.features + self.spec.outputs
         layers: list[CausalLayer] = []
         for i, (keys, values) in enumerate(attention):
             layers.append(CausalAttention(channels, keys, values))
@@ -54,7 +54,7 @@ class SNAIL(Reader):
             for level in range(levels if i + 1 < len(attention) else 0):
                 layers.append(CausalConvolution(channels, filters, 2**level))
                 channels += filters
-        self.layers, self.head = nn.ModuleList(layers), nn.Linear(channels, self.outputs)
+        self.layers, self.head = nn.ModuleList(layers), nn.Linear(channels, self.spec.outputs)
 
     def read(self, features: Tensor, labels: Tensor) -> Layers:
         x, seen = torch.cat([features, labels], -1), []
@@ -64,7 +64,7 @@ class SNAIL(Reader):
         return seen
 
     def answer(self, content: Layers, features: Tensor) -> Tensor:
-        x = torch.cat([features, features.new_zeros(*features.shape[:2], self.outputs)], -1)
+        x = torch.cat([features, features.new_zeros(*features.shape[:2], self.spec.outputs)], -1)
         for layer, before in zip(self.layers, content, strict=True):
             x = torch.cat([x, layer(x, before)], -1)
         out: Tensor = self.head(x)
