@@ -67,7 +67,7 @@ def test_what_is_not_finite_is_said():
 
 
 def test_streams_show_their_figures():
-    continual = {"stages": ["a", "b"], "acc": 0.8, "aia": 0.85, "bwt": -0.1, "fwt": None, "forgetting": 0.1}
+    continual = {"stages": ["a", "b"], "acc": 0.8, "aia": 0.85, "bwt": -0.1, "fwt": None, "forgetting": 0.1, "intransigence": None}
     text = describe(results(steps=False, continual=continual))
     assert "over 2 stages" in text
     assert "forgetting 0.1" in text
