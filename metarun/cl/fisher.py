@@ -189,6 +189,5 @@ def _outer(a: Tensor, g: Tensor, power: Callable[[Tensor], Tensor]) -> Tensor:
     if a.shape[1] == 1:  # the power of a product is that of its factors: no episode's gradient is ever written out
         return power(g[:, 0]).T @ power(a[:, 0])
     size = max(1, COPIED // (a.shape[2] * g.shape[2]))
-    return torch.stack([power(some_g.mT @ some_a).sum(0) for some_a, some_g in zip(a.split(size), g.split(size), strict=True)]).sum(
-        0
-    )
+    parts = zip(a.split(size), g.split(size), strict=True)
+    return torch.stack([power(some_g.mT @ some_a).sum(0) for some_a, some_g in parts]).sum(0)

@@ -42,9 +42,8 @@ class Replay(ContinualMethod):
         new, old = len(episodes), self.number or len(episodes)
         share = self.share or self.stage / (self.stage + 1)
         weight = torch.cat([torch.full((new,), (1 - share) / new), torch.full((old,), share / old)]) * (new + old)
-        context = {name: value for name, value in episodes.context.items() if name != "weight"}
-        mixed = join([Episodes(episodes.support, episodes.query, context), self.memory.draw(old)])
-        return weigh(mixed, weight.to(self.device))
+        remembered = weigh(self.memory.draw(old), 1.0)
+        return weigh(join([weigh(episodes, 1.0), remembered]), weight.to(self.device))
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         if self.keep == "reservoir":

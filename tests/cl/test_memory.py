@@ -6,6 +6,7 @@ from streams import CPU, learner, method, stream
 
 from metarun.cl.agem import AGEM
 from metarun.cl.memory import Memory
+from metarun.cl.method import weigh
 from metarun.episodes import Episodes, Examples
 
 
@@ -72,6 +73,17 @@ def test_replay_weighs_old_and_new(keys, old, share):
     loss = (1 - share) * algorithm.losses(mixed.pick(slice(8))).mean() + share * algorithm.losses(mixed.pick(slice(8, None))).mean()
     loss.backward()
     torch.testing.assert_close(found, algorithm.network.layers[0].weight.grad)
+
+
+def test_replay_keeps_the_weight_that_another_method_gave_new_tasks():
+    data = stream("class")
+    replay = method("replay", "cl.share=0.25")
+    replay.on_start(learner(data), data.stages(CPU))
+    replay.on_stage_end(learner(data), data.stages(CPU)[0])
+    replay.enter(1)
+    new = data.stages(CPU)[1].train.sample(torch.arange(4))
+    weight = replay.mix(weigh(new, 0.5)).context["weight"]
+    torch.testing.assert_close(weight, torch.tensor([0.75] * 4 + [0.5] * 4))
 
 
 def test_agem_takes_out_what_points_against_the_memory():
