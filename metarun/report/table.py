@@ -29,21 +29,23 @@ def runs_of(name: str, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def table(name: str, folder: Path) -> str:
-    """Markdown: a row a method, measured and published final accuracy for each scenario, and paired gains over `none`."""
+    """Markdown, a table for each scenario: final accuracy of each method, the published one, the paired gain over `none`."""
     measured: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
     for run in runs_of(name, folder):
-        measured[run["cl"]][run["continual"]["scenario"]][run["seed"]] = 100 * run["continual"]["acc"]
+        measured[run["continual"]["scenario"]][run["cl"]][run["seed"]] = 100 * run["continual"]["acc"]
     published: Mapping[str, Mapping[str, Any]] = yaml.safe_load((PUBLISHED / f"{name}.yaml").read_text())
-    scenarios = sorted({s for row in published.values() for s in row}, key=["task", "domain", "class"].index)
-    heads = [f"{scenario}{what}" for scenario in scenarios for what in ("", ", published", ", gain over none")]
-    lines = ["| `cl=` | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-    for method in [*published, *sorted(measured.keys() - published.keys())]:
-        cells = []
-        for scenario in scenarios:
-            seeds, none = measured[method][scenario], measured["none"][scenario]
-            gain = {seed: value - none[seed] for seed, value in seeds.items() if seed in none} if method != "none" else {}
-            cells += [cell(seeds), str(published.get(method, {}).get(scenario, "")), cell(gain, sign="+")]
-        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    lines = []
+    for scenario in ("task", "domain", "class"):
+        beside = {method: row[scenario] for method, row in published.items() if scenario in row}
+        found = measured[scenario]
+        if not beside and not found:
+            continue
+        lines += [f"| {scenario}-incremental | measured, % | published, % | gain over `none` |", "| --- | --- | --- | --- |"]
+        for method in [*beside, *sorted(found.keys() - beside.keys())]:
+            seeds, none = found[method], found["none"]
+            gain = {seed: value - none[seed] for seed, value in seeds.items() if seed in none and method != "none"}
+            lines.append(f"| `{method}` | {cell(seeds)} | {beside.get(method, '')} | {cell(gain, sign='+')} |")
+        lines.append("")
     return "\n".join(lines)
 
 
