@@ -16,7 +16,7 @@ class LSTM(StreamReader):
     Args:
         hidden: units of a layer.
         layers: of the LSTM.
-        train_on: "stream", "queries" or "both", see `StreamReader`.
+        train_on, recall, matching: see `StreamReader`.
         batch_norm, task_chunk: see `MetaLearner`.
     """
 
@@ -28,14 +28,15 @@ class LSTM(StreamReader):
         hidden: int = 128,
         layers: int = 1,
         train_on: TrainOn = "stream",
+        recall: bool = False,
+        matching: float = 0.0,
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
-        self.train_on = train_on
+        super().__init__(spec, model, train_on, recall=recall, matching=matching, batch_norm=batch_norm, task_chunk=task_chunk)
         require(hidden > 0, "hidden", hidden, "1 or more")
         require(layers > 0, "layers", layers, "1 or more")
-        self.lstm = nn.LSTM(self.features + self.spec.outputs, hidden, layers, batch_first=True)
+        self.lstm = nn.LSTM(self.input_size, hidden, layers, batch_first=True)
         self.head = perceptron(hidden, hidden, self.spec.outputs)
 
     def start(self, like: Tensor) -> State:

@@ -30,7 +30,7 @@ class MANN(StreamReader):
             do. An input comes a step before its label, so what is to be written is not what is looked for.
         strength: learn how sharply a head reads, a factor of the cosine in its softmax that begins near this, as in neural Turing
             machines; null: none, as in the paper, where no slot of many can weigh more than a few percent.
-        train_on: "stream", "queries" or "both", see `StreamReader`.
+        train_on, recall, matching: see `StreamReader`.
         batch_norm, task_chunk: see `MetaLearner`.
     """
 
@@ -47,18 +47,19 @@ class MANN(StreamReader):
         content: Literal["own", "key"] = "own",
         strength: float | None = 10.0,
         train_on: TrainOn = "stream",
+        recall: bool = False,
+        matching: float = 0.0,
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
-        self.train_on = train_on
+        super().__init__(spec, model, train_on, recall=recall, matching=matching, batch_norm=batch_norm, task_chunk=task_chunk)
         for key, value in {"width": width, "heads": heads, "hidden": hidden}.items():
             require(value > 0, key, value, "1 or more")
         require(slots >= heads, "slots", slots, f"as many as heads ({heads}) at least")
         require(0 <= decay <= 1, "decay", decay, "0 to 1")
         require(strength is None or strength > 0, "strength", strength, "a number above 0, or null")
         self.slots, self.width, self.heads, self.decay = slots, width, heads, decay
-        self.controller = nn.LSTMCell(self.features + self.spec.outputs + heads * width, hidden)
+        self.controller = nn.LSTMCell(self.input_size + heads * width, hidden)
         self.keys, self.gates = nn.Linear(hidden, heads * width), nn.Linear(hidden, heads)
         self.contents = nn.Linear(hidden, heads * width) if content == "own" else self.keys
         self.strengths = None if strength is None else nn.Linear(hidden, heads)

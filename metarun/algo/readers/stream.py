@@ -1,15 +1,20 @@
 """Readers of examples in a row, with labels shifted by one step (Hochreiter, Younger and Conwell 2001; Santoro et al. 2016)."""
 
 from abc import abstractmethod
+from math import sqrt
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algo.algorithm import task_losses
+from metarun.algo.algorithm import BatchNormMode, task_losses
 from metarun.algo.metalearner import Reader, in_order
-from metarun.episodes import Episodes, Examples
+from metarun.algo.protonet import class_means, squared_distances
+from metarun.config import require
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.network import NetworkFactory
+from metarun.model.norm import Norm
 
 State = tuple[Tensor, ...]
 """What such a reader remembers, the task axis first."""
@@ -26,10 +31,39 @@ class StreamReader(Reader):
     the same loss ("queries"), or support examples and queries as one stream in random order, every presentation predicted
     ("stream", Santoro et al. 2016, section 3), or the sum of the two ("both"). A whole stream teaches what to do with many
     examples, but the first that it teaches is to count labels, since each class comes as often as the others.
+
+    Features are normalised, for the label that comes with one is a few numbers among many, and would be lost beside a norm that
+    differs from input to input.
+
+    Args:
+        train_on: "stream", "queries" or "both".
+        recall: at each presentation the input before comes again, beside its label: what is to be remembered of an example is then
+            there at one time, and no step is spent on learning to hold an input until its label comes. The papers do not.
+        matching: weight of a loss that trains the embedding beside the reader, from the first update on: that of the queries by
+            their squared distance to the support set's class means (`ProtoNet`). Of classes alone; 0: none, as in the papers.
+        batch_norm, task_chunk: see `MetaLearner`.
     """
 
     ordered = True
-    train_on: TrainOn
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        model: NetworkFactory,
+        train_on: TrainOn,
+        *,
+        recall: bool,
+        matching: float,
+        batch_norm: BatchNormMode,
+        task_chunk: int | None,
+    ) -> None:
+        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
+        require(matching >= 0, "matching", matching, "0 or more")
+        self.train_on, self.recall, self.matching = train_on, recall, matching
+        self.input_size = (2 if recall else 1) * self.features + self.spec.outputs
+
+    def embed(self, x: Tensor, norm: Norm) -> Tensor:
+        return F.layer_norm(super().embed(x, norm), (self.features,))
 
     @abstractmethod
     def start(self, like: Tensor) -> State:
@@ -37,15 +71,19 @@ class StreamReader(Reader):
 
     @abstractmethod
     def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """``inputs`` (T, n, features + outputs), one after another → predictions (T, n, outputs), and what it then remembers."""
+        """``inputs`` (T, n, input_size), one after another → predictions (T, n, outputs), and what it then remembers."""
 
     def stream(self, features: Tensor, labels: Tensor) -> Tensor:
         """Predictions (T, n, outputs) for ``features`` (T, n, features), whose ``labels`` (T, n, outputs) come a step later."""
-        return self.run(torch.cat([features, shift(labels)], -1), self.start(features))[0]
+        return self.run(self.inputs(features, labels), self.start(features))[0]
+
+    def inputs(self, features: Tensor, labels: Tensor) -> Tensor:
+        """What comes at each presentation: an input, the one before if it is recalled, and that one's label, (T, n, input_size)."""
+        return torch.cat([features, *map(shift, [features, labels] if self.recall else [labels])], -1)
 
     def read(self, features: Tensor, labels: Tensor) -> tuple[State, Tensor]:
-        _, state = self.run(torch.cat([features, shift(labels)], -1), self.start(features))
-        return state, labels[:, -1]
+        _, state = self.run(self.inputs(features, labels), self.start(features))
+        return state, torch.cat([features[:, -1], labels[:, -1]] if self.recall else [labels[:, -1]], -1)
 
     def answer(self, content: tuple[State, Tensor], features: Tensor) -> Tensor:
         state, last = content
@@ -56,14 +94,18 @@ class StreamReader(Reader):
         return out.view(tasks, queries, -1)
 
     def losses(self, episodes: Episodes) -> Tensor:
-        if self.train_on == "queries":
-            return super().losses(episodes)
         support, query = self.embed_both(episodes)
-        losses = self._stream_losses(episodes, torch.cat([support, query], 1))
-        if self.train_on == "both":
+        losses = support.new_zeros(len(episodes))
+        if self.train_on != "queries":
+            losses = losses + self._stream_losses(episodes, torch.cat([support, query], 1))
+        if self.train_on != "stream":
             arranged = self.arrange(Examples(support, episodes.support.y, episodes.support.ways))
             content = self.read(arranged.x, self.labels(arranged))
             losses = losses + task_losses(self.answer(content, query), episodes.query.y)
+        if self.matching and episodes.query.ways is not None:
+            means = class_means(support, episodes.support)
+            near = -squared_distances(query, means) / sqrt(self.features)  # as attention scales its products
+            losses = losses + self.matching * task_losses(near, episodes.query.y)
         return losses
 
     def _stream_losses(self, episodes: Episodes, features: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ KINDS = {"mlp": (LINE, mlp, regression), "conv": (PICTURES, conv, images)}
 
 
 def embedded(weights, x):
-    """One batch of one task, (n, …) → (n, features)."""
-    if x.dim() == 2:
-        return torch.relu(plain_mlp(weights, x))
-    return plain_conv4(weights, x)[0]
+    """One batch of one task, (n, …) → (n, features) of mean 0 and variance 1."""
+    features = torch.relu(plain_mlp(weights, x)) if x.dim() == 2 else plain_conv4(weights, x)[0]
+    centred = features - features.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
 
 
 def streams(weights, tasks, seed):
@@ -31,23 +31,38 @@ def streams(weights, tasks, seed):
         yield features, y if y.is_floating_point() else F.one_hot(y, 3).double(), y
 
 
-def stream_loss(weights, tasks, step, start):
-    """Mean loss over all presentations, labels coming a step late."""
+def stream_loss(weights, tasks, step, start, *, recall=False):
+    """Mean loss over all presentations, labels coming a step late, with the input that they are of if it is recalled."""
     total = torch.zeros((), dtype=torch.float64)
     for features, labels, y in streams(weights, tasks, seed=3):
-        state, before, outs = start(), torch.zeros_like(labels[0]), []
+        state, late, outs = start(), torch.zeros_like(labels[0]), []
+        late = torch.cat([torch.zeros_like(features[0]), late]) if recall else late
         for feature, label in zip(features, labels, strict=True):
-            out, state = step(torch.cat([feature, before]), state)
+            out, state = step(torch.cat([feature, late]), state)
             outs.append(out)
-            before = label
+            late = torch.cat([feature, label]) if recall else label
         total = total + plain_loss(torch.stack(outs), y) / len(tasks)
     return total
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lstm(kind):
+def matching_loss(weights, tasks):
+    """Cross entropy of each query by its squared distance to the three class means over the root of the number of features."""
+    total = torch.zeros((), dtype=torch.float64)
+    for t in range(len(tasks)):
+        (x, y), shots = tasks.support[:2], tasks.support.x.shape[1]
+        features = embedded(part(weights, "network."), torch.cat([x[t], tasks.query.x[t]]))
+        means = [features[:shots][y[t] == c].mean(0) for c in range(3)]
+        logits = [[-(q - mean).square().sum() / len(q) ** 0.5 for mean in means] for q in features[shots:]]
+        total = total + plain_loss(torch.stack([torch.stack(row) for row in logits]), tasks.query.y[t]) / len(tasks)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("kind", "recall", "matching"), [("mlp", False, 0.0), ("mlp", True, 0.0), ("conv", False, 0.0), ("conv", True, 0.5)]
+)
+def test_lstm(kind, recall, matching):
     spec, factory, episodes = KINDS[kind]
-    algorithm = LSTM(spec, factory, hidden=5, train_on="stream").double()
+    algorithm = LSTM(spec, factory, hidden=5, train_on="stream", recall=recall, matching=matching).double()
     weights, tasks = copies(algorithm), episodes()
     cell = {f"{name}_{gates}": weights[f"lstm.{name}_{gates}_l0"] for name in ("weight", "bias") for gates in ("ih", "hh")}
 
@@ -58,7 +73,8 @@ def test_lstm(kind):
             memory,
         )
 
-    loss = stream_loss(weights, tasks, step, lambda: (torch.zeros(5).double(),) * 2)
+    loss = stream_loss(weights, tasks, step, lambda: (torch.zeros(5).double(),) * 2, recall=recall)
+    loss = loss + matching * matching_loss(weights, tasks) if matching else loss
     torch.manual_seed(3)
     assert_gradients(algorithm, tasks, loss, weights)
 
@@ -110,9 +126,10 @@ def test_mann(kind, faithful):
     assert_gradients(algorithm, tasks, loss, weights)
 
 
+@pytest.mark.parametrize("recall", [False, True])
 @pytest.mark.parametrize("reader", [LSTM, MANN])
-def test_a_query_is_the_next_presentation(reader):
-    algorithm = reader(LINE, mlp).double().eval()
+def test_a_query_is_the_next_presentation(reader, recall):
+    algorithm = reader(LINE, mlp, recall=recall).double().eval()
     tasks = regression()
     support, query = algorithm.embed_both(tasks)
     answers = algorithm.answer(algorithm.read(support, tasks.support.y), query)
