@@ -73,9 +73,16 @@ class Algorithm(nn.Module, ABC):
         """Logits or means for the queries after adaptation, (T, n, outputs); those that are not active for a task are masked."""
         return masked(self.predict(self.adapt(episodes.support), episodes.query.x), episodes)
 
+    def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """What training is about: outputs (T, n, outputs), and what they should be; here those for the queries.
+
+        Continual-learning methods measure on it how much each weight matters, and hold it.
+        """
+        return self.outputs(episodes), episodes.query.y
+
     def losses(self, episodes: Episodes) -> Tensor:
-        """Query loss of each task after adaptation, (T,)."""
-        return task_losses(self.outputs(episodes), episodes.query.y)
+        """Loss of each task, (T,): that of the queries after adaptation."""
+        return task_losses(*self.answers(episodes))
 
     def backward(self, episodes: Episodes) -> Tensor:
         """Fill the gradients of the slow weights with those of the mean loss → the tasks' losses (T,), detached.

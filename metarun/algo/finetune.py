@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
+from metarun.algo.algorithm import Algorithm, BatchNormMode
 from metarun.algo.inner_loop import Adam, Descent, GradientLearner, Rule, one_head
 from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -88,8 +88,8 @@ class Finetune(FineTuner):
     def chunk(self, episodes: Episodes) -> int | None:
         return self.task_chunk  # pooled: all tasks of an update are one ordinary batch
 
-    def losses(self, episodes: Episodes) -> Tensor:
-        return pooled_losses(self, self.head, episodes)
+    def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        return pooled(self, self.head, episodes)
 
 
 class Scratch(FineTuner):
@@ -131,11 +131,11 @@ def pooled_head(spec: TaskSpec, network: Network) -> nn.Linear:
     return nn.Linear(embedding_width(network, spec.input_shape), outputs)
 
 
-def pooled_losses(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> Tensor:
-    """Losses (T,) of one network and one ``head`` on the support and query examples of all tasks, as one batch."""
+def pooled(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> tuple[Tensor, Tensor]:
+    """Outputs of one network and one ``head`` for the support and query examples of all tasks, as one batch, and the labels."""
     support, query = episodes.support, episodes.query
     x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
     if support.ways is not None:
         y = episodes.context["classes"].gather(1, y)
     features = algorithm.embed_queries(x.flatten(0, 1).unsqueeze(0))
-    return task_losses(head(features).view(*x.shape[:2], -1), y)
+    return head(features).view(*x.shape[:2], -1), y

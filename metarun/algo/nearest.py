@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.algo.finetune import pooled_head, pooled_losses
+from metarun.algo.finetune import pooled, pooled_head
 from metarun.algo.protonet import squared_distances
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory
@@ -58,8 +58,8 @@ class Nearest(Algorithm):
         among = [distances.masked_fill((state.support.y != c).unsqueeze(1), torch.inf).amin(-1) for c in range(state.support.ways)]
         return -torch.stack(among, -1)
 
-    def losses(self, episodes: Episodes) -> Tensor:
-        return pooled_losses(self, self.head, episodes)
+    def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        return pooled(self, self.head, episodes)
 
     def chunk(self, episodes: Episodes) -> int | None:
         return self.task_chunk

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import Algorithm, task_losses
+from metarun.algo.algorithm import Algorithm
 from metarun.config import ConfigError
 from metarun.episodes import Episodes, Examples, Kind, TaskSpec
 from metarun.model.network import NetworkFactory
@@ -33,11 +33,11 @@ class Oracle(Algorithm):
         """``state``: the parameters, (T, p)."""
         return self.network(self.network.weights(), torch.cat([x, state.unsqueeze(1).expand(-1, x.shape[1], -1)], -1))
 
-    def losses(self, episodes: Episodes) -> Tensor:
-        return task_losses(self.predict(self.told(episodes), episodes.query.x), episodes.query.y)
+    def outputs(self, episodes: Episodes) -> Tensor:
+        return self.predict(self.told(episodes), episodes.query.x)
 
     def predictions(self, episodes: Episodes, steps: int | None = None, *, path: bool = True) -> Tensor:
-        return self.predict(self.told(episodes), episodes.query.x).unsqueeze(0)
+        return self.outputs(episodes).unsqueeze(0)
 
     def network_pass(self, episodes: Episodes) -> None:
         self.predictions(episodes)

@@ -38,14 +38,14 @@ class DER(ContinualMethod):
             return None
         count = self.number or len(episodes)
         old = self.memory.draw(count)
-        term = self.alpha * F.mse_loss(algorithm.outputs(old), old.context["logits"])
+        term = self.alpha * F.mse_loss(algorithm.answers(old)[0], old.context["logits"])
         if self.beta:
             term = term + self.beta * algorithm.losses(self.memory.draw(count)).mean()
         return term
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         with torch.no_grad(), eval_mode(algorithm):
-            logits = algorithm.outputs(episodes)
+            logits, _ = algorithm.answers(episodes)
         self.memory.offer(Episodes(episodes.support, episodes.query, episodes.context | {"logits": logits}), self.size)
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The unit is axis 0 of a batch of episodes, so for a stream of examples it is the example. Squaring the gradient of a batch's mean
 loss instead makes the diagonal smaller by about the batch's size and is no estimate of it (docs/continual.md). Two right ways:
 
-- Every episode's own gradient. What a linear or convolutional layer with shared weights adds to it is the product of its
+- Every episode's own gradient. Where a learner adapts by gradient steps, one backward pass an episode, through them. Else what a linear or convolutional layer with shared weights adds to it is the product of its
   input A (n, in) and the gradient G (n, out) at its output, so one backward pass to the outputs gives all episodes: for n = 1 the
   sum of squares is (G²)ᵀ A² (Goodfellow, "Efficient per-example gradient computations", 2015). Other weights of the network
   (those of norms) are given to each episode as a copy of its own.
@@ -32,8 +32,9 @@ data's labels (the "empirical Fisher", biased); of the likeliest label (biased).
 
 EPISODES = 500
 """To measure on, where there is no finite number."""
-BATCH, COPIED = 128, 2**25
-"""Episodes at once, and the most numbers in the copies and gradients of all of them."""
+BATCH, BATCHES, COPIED = 128, 64, 2**25
+"""Episodes at once at most; at least so many batches, each of which is one draw of the sampled estimate; and the most numbers in
+the copies and gradients of a batch."""
 
 
 def fisher(algorithm: Algorithm, source: TaskSource, labels: Labels = "sampled", samples: int | None = None) -> Weights:
@@ -44,17 +45,17 @@ def fisher(algorithm: Algorithm, source: TaskSource, labels: Labels = "sampled",
     Args:
         algorithm: the learner, left as it is.
         source: of the episodes.
-        labels: see `Labels`; "sampled" is for any learner, the others want `episode_gradients`.
+        labels: see `Labels`; "sampled" takes one backward pass a batch with any learner, for the others see `episode_gradients`.
         samples: episodes; None: all of a finite source, else 500.
     """
     if labels != "sampled":
-        return episode_gradients(algorithm, source, samples, torch.square, lambda out, e: scores(out, e, labels))
+        return episode_gradients(algorithm, source, samples, torch.square, lambda out, y: scores(out, y, labels))
     total = {name: torch.zeros_like(w) for name, w in algorithm.named_parameters() if w.requires_grad}
     weights = [algorithm.get_parameter(name) for name in total]
     count = 0
     with eval_mode(algorithm):
         for episodes in batches(source, samples):
-            (losses,) = scores(algorithm.outputs(episodes), episodes, labels)
+            (losses,) = scores(*algorithm.answers(episodes), labels)
             gradients = torch.autograd.grad(losses.sum(), weights, allow_unused=True)
             for sum_of_squares, gradient in zip(total.values(), gradients, strict=True):
                 if gradient is not None:
@@ -65,14 +66,21 @@ def fisher(algorithm: Algorithm, source: TaskSource, labels: Labels = "sampled",
 
 def sensitivity(algorithm: Algorithm, source: TaskSource, samples: int | None = None) -> Weights:
     """Mean over episodes of |∂ ‖f(x)‖² / ∂θ|, by the names of the learner's weights (Aljundi et al. 2018, section 4.1)."""
-    return episode_gradients(algorithm, source, samples, torch.abs, lambda out, episodes: iter([out.square().sum((1, 2))]))
+    return episode_gradients(algorithm, source, samples, torch.abs, lambda out, y: iter([out.square().sum((1, 2))]))
 
 
-def scores(outputs: Tensor, episodes: Episodes, labels: Labels) -> Iterator[Tensor]:
-    """−log p of each episode's labels, (T,); for "exact" one a label, times √p, so that its square counts by p."""
-    if episodes.query.y.is_floating_point():
-        noise = torch.randn_like(outputs) if labels == "sampled" else torch.zeros_like(outputs)
-        y = episodes.query.y if labels == "true" else outputs.detach() + noise
+def scores(outputs: Tensor, y: Tensor, labels: Labels) -> Iterator[Tensor]:
+    """−log p of each episode's labels, (T,); for "exact" one a label, times √p, so that its square counts by p.
+
+    Args:
+        outputs: of the learner, (T, n, outputs).
+        y: the data's labels (T, n), or targets (T, n, outputs).
+        labels: whose score it is.
+    """
+    if y.is_floating_point():
+        if labels not in ("sampled", "true"):
+            raise ConfigError(f"cl.labels={labels}: for classes; choose sampled")
+        y = y if labels == "true" else outputs.detach() + torch.randn_like(outputs)
         yield 0.5 * (outputs - y).square().sum((1, 2))
         return
     log_p = outputs.log_softmax(-1)
@@ -85,16 +93,17 @@ def scores(outputs: Tensor, episodes: Episodes, labels: Labels) -> Iterator[Tens
         return
     if labels == "sampled":
         y = torch.multinomial(p.flatten(0, 1), 1).view(p.shape[:2])
-    else:
-        y = p.argmax(-1) if labels == "argmax" else episodes.query.y
+    elif labels == "argmax":
+        y = p.argmax(-1)
     yield F.nll_loss(log_p.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).sum(1)
 
 
-def batches(source: TaskSource, samples: int | None, size: int = BATCH) -> Iterator[Episodes]:
+def batches(source: TaskSource, samples: int | None, size: int | None = None) -> Iterator[Episodes]:
     """``samples`` episodes of ``source``, or all that there are (500 where they are without number)."""
     if source.count is not None and (samples is None or samples >= source.count):
         source, samples = source.in_order(), source.count
-    for ids in torch.arange(samples or EPISODES).split(size):
+    count = samples or EPISODES
+    for ids in torch.arange(count).split(size or max(1, min(BATCH, count // BATCHES))):
         yield source.sample(ids)
 
 
@@ -106,39 +115,60 @@ def episode_gradients(
     source: TaskSource,
     samples: int | None,
     power: Callable[[Tensor], Tensor],
-    losses: Callable[[Tensor, Episodes], Iterator[Tensor]],
+    losses: Callable[[Tensor, Tensor], Iterator[Tensor]],
 ) -> Weights:
     """Mean over episodes of ``power`` of the gradient of an episode's loss, by the names of the learner's weights.
+
+    One backward pass gives those of many episodes where tasks share the weights of linear and convolutional layers and of the
+    network; any other learner takes a pass an episode.
 
     Args:
         algorithm: the learner, left as it is.
         source: of the episodes.
         samples: how many; see `batches`.
         power: `torch.square` or `torch.abs`, which take products apart.
-        losses: outputs (T, n, outputs) and their episodes → losses (T,), one or several, whose powers are added.
-
-    Raises:
-        ConfigError: a weight is neither one of a linear or convolutional layer nor of the learner's network.
+        losses: outputs (T, n, outputs) and labels → losses (T,), one or several, whose powers are added.
     """
     total = {name: torch.zeros_like(w) for name, w in algorithm.named_parameters() if w.requires_grad}
     count = 0
     with eval_mode(algorithm):
         with recorded() as calls:
-            algorithm.outputs(source.sample(torch.arange(1)))
-        copied = _not_seen(algorithm, calls)
+            algorithm.answers(source.sample(torch.arange(1)))
+        copied = _not_seen(algorithm, calls) if algorithm.steps is None else None
+        if copied is None:
+            return _one_by_one(algorithm, batches(source, samples), power, losses)
         numbers = sum(w.numel() for w in copied.values())
         for episodes in batches(source, samples, max(1, min(BATCH, COPIED // max(numbers, 1)))):
             copies = {name: w.detach().expand(len(episodes), *w.shape).clone().requires_grad_() for name, w in copied.items()}
             with algorithm.network.replaced(copies), recorded() as calls:
-                outputs = algorithm.outputs(episodes)
-            for loss in losses(outputs, episodes):
+                answers = algorithm.answers(episodes)
+            for loss in losses(*answers):
                 _add(total, algorithm, calls, copies, loss, power)
             count += len(episodes)
     return {name: value / count for name, value in total.items()}
 
 
-def _not_seen(algorithm: Algorithm, calls: list[Call]) -> Weights:
-    """The weights of the learner's network, by their names in it, that no recorded layer holds."""
+def _one_by_one(
+    algorithm: Algorithm,
+    batches: Iterator[Episodes],
+    power: Callable[[Tensor], Tensor],
+    losses: Callable[[Tensor, Tensor], Iterator[Tensor]],
+) -> Weights:
+    total = {name: torch.zeros_like(w) for name, w in algorithm.named_parameters() if w.requires_grad}
+    weights = [algorithm.get_parameter(name) for name in total]
+    count = 0
+    for one in (one for episodes in batches for one in episodes.split(1)):
+        for loss in losses(*algorithm.answers(one)):
+            gradients = torch.autograd.grad(loss.sum(), weights, retain_graph=True, allow_unused=True)
+            for value, gradient in zip(total.values(), gradients, strict=True):
+                if gradient is not None:
+                    value += power(gradient)
+        count += 1
+    return {name: value / count for name, value in total.items()}
+
+
+def _not_seen(algorithm: Algorithm, calls: list[Call]) -> Weights | None:
+    """The weights of the learner's network, by their names in it, that no recorded layer holds; None where others are left."""
     seen = {id(w) for call in calls for w in (call.weight, call.bias) if w is not None}
     of_network = {id(w): name for name, w in algorithm.network.weights().items()}
     left: Weights = {}
@@ -146,7 +176,7 @@ def _not_seen(algorithm: Algorithm, calls: list[Call]) -> Weights:
         if id(w) in seen or not w.requires_grad:
             continue
         if id(w) not in of_network:
-            raise ConfigError(f"cl: the gradient of {name} cannot be taken episode by episode; choose cl=ewc cl.labels=sampled")
+            return None
         left[of_network[id(w)]] = w
     return left
 

@@ -19,15 +19,16 @@ class Heads(ContinualMethod):
     """Each stage trains a head of its own, from the initial one, and is tested with it: the learner's last linear layer.
 
     Raises:
-        ConfigError: the learner has no linear layer.
+        ConfigError: the learner has no linear layer that gives its outputs.
     """
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
-        linear = [name for name, module in algorithm.named_modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise ConfigError("cl=heads: the learner has no head, that is a linear layer at its end")
-        self.names = [f"{linear[-1]}.{name}" for name, _ in algorithm.get_submodule(linear[-1]).named_parameters()]
+        linear = {name: module for name, module in algorithm.named_modules() if isinstance(module, nn.Linear)}
+        heads = [name for name, layer in linear.items() if layer.out_features == algorithm.spec.outputs]
+        if not heads:
+            raise ConfigError(f"cl=heads: {type(algorithm).__name__} has no head, that is a linear layer that ends in its outputs")
+        self.names = [f"{heads[-1]}.{name}" for name, _ in linear[heads[-1]].named_parameters()]
         self.heads = [self._head(algorithm) for _ in stages]
 
     def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:

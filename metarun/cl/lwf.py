@@ -54,8 +54,8 @@ class LwF(ContinualMethod):
         unmasked = {name: value for name, value in episodes.context.items() if name != "active"}
         plain = Episodes(episodes.support, episodes.query, unmasked)
         with torch.no_grad():
-            targets = self.teacher.outputs(plain)
-        outputs = algorithm.outputs(plain)
+            targets, _ = self.teacher.answers(plain)
+        outputs, _ = algorithm.answers(plain)
         if algorithm.spec.kind == "regression":
             return self._share() * F.mse_loss(outputs, targets)
         if self.masks is not None:

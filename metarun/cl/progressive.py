@@ -23,13 +23,16 @@ class Progressive(ContinualMethod):
     Which stage a test is of must be told: it takes that stage's column. A stage that is yet to come takes the latest one.
 
     Raises:
-        ConfigError: the network is not an MLP.
+        ConfigError: the network is not an MLP, or the learner keeps something beside it that a new column would change.
     """
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
         if not isinstance(algorithm.network, MLP):
             raise ConfigError("cl=progressive: columns are made of model=mlp alone")
+        beside = [name for name in algorithm.state_dict() if not name.startswith("network.")]
+        if beside:
+            raise ConfigError(f"cl=progressive: {type(algorithm).__name__} has {beside[0]} beside its network, which no column holds")
         self.columns = Columns(algorithm.network)
         algorithm.network = self.columns
 
@@ -83,7 +86,8 @@ class Columns(Network):
             own = weights if number == self.active else self._column(number)
             fed = {}
             if below:
-                joined = [torch.cat(layer, -1) for layer in zip(*below, strict=True)]
+                # Of an embedding the last hidden layer is the output: no layer above it is fed.
+                joined = [torch.cat(layer, -1) for layer in zip(*below, strict=True)][: len(self.lateral[number])]
                 fed = {f"film.{i + 1}.shift": _link(h, own[f"lateral.{i}"]) for i, h in enumerate(joined)}
             hidden: list[Tensor] = []
             out: Tensor = self.columns[number](own | fed, x, norm, hidden)

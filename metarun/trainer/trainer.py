@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
-from metarun.config import require
+from metarun.config import ConfigError, require
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
 from metarun.rng import derive
@@ -178,6 +178,8 @@ class _Job:
         self.metric = metric_name(algorithm)
         self.sign = 1.0 if self.metric == "accuracy" else -1.0
 
+        if not algorithm.trains and type(method) is not ContinualMethod:
+            raise ConfigError(f"cl: {type(algorithm).__name__} trains nothing, so there is nothing to keep; choose cl=none")
         method.on_start(algorithm, stages)
         parameters = list(algorithm.parameters())
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}

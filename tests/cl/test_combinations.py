@@ -1,0 +1,93 @@
+"""Every continual-learning method with every learner of tasks: it trains through two stages, or one line says why it cannot."""
+
+import re
+from functools import cache, partial
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from streams import CPU
+from streams import config as method_node
+
+from metarun.build import build
+from metarun.config import CONFIGS, ConfigError
+from metarun.data.images import Classes, ImageData
+from metarun.data.sine import Sine
+from metarun.data.source import TaskShape
+from metarun.run import build_method, make_network
+from metarun.tracking import RunFolder
+from metarun.trainer import checkpoint
+from metarun.trainer.trainer import Trainer
+
+METHODS = sorted(path.stem for path in (CONFIGS / "cl").glob("*.yaml"))
+LEARNERS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml")) + ["nearest algo.space=embedding"]
+SMALL = {"size": 4, "samples": 3, "inner_steps": 2, "test_steps": 1, "cg_steps": 1, "remembered": 2}
+"""Keys of learners and methods that take time."""
+BESIDE = "anil|cavia|finetune|mamlpp|metalearner|metalstm|metasgd|nearest.*|relationnet|reptile|taskembed"
+REFUSED = {  # data, learner and method, in this order: why not
+    r"sine (protonet|matchingnet|relationnet) .*": "but data=sine is regression",
+    r"pictures oracle .*": "but data=pictures is classification",
+    r"pictures supervised .*": "needs classes that are the same in every task",
+    r"\w+ (scratch|nearest) (?!none|algo).*": "trains nothing, so there is nothing to keep",
+    r"pictures .* progressive": "columns are made of model=mlp alone",
+    rf"sine ({BESIDE}) progressive": "beside its network, which no column holds",
+    r"pictures (protonet|matchingnet|finetune|nearest.*) heads": "has no head",
+    r"sine metalearner heads": "has no head",
+}
+"""What is refused, and in which words; `docs/continual.md` has the same as a table."""
+
+
+@cache
+def sines():
+    return Sine(0, shots=3, queries=2, stages=2)
+
+
+@cache
+def pictures():
+    """Two stages of three classes in each split, eight pictures of each class."""
+    generator = torch.Generator().manual_seed(1)
+    shades = torch.arange(18).repeat_interleave(8).view(-1, 1, 1, 1) * 10
+    images = (torch.randint(0, 60, (18 * 8, 1, 16, 16), generator=generator) + shades).to(torch.uint8)
+    numbers = torch.arange(18).view(2, 3, 3).numpy()
+    parts = {f"part {i}": dict(zip(("train", "val", "test"), of, strict=True)) for i, of in enumerate(numbers)}
+    shape = TaskShape(2, shots=2, queries=1)
+    return ImageData("pictures", 0, images, Classes.of_sizes([8] * 18), parts, shape, shape)
+
+
+@cache
+def config(algo: str, data: str):
+    small = {"sine": ["model.widths=[6,5]"], "omniglot": ["model.filters=2", "++model.halvings=2"]}
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", [*f"algo={algo}".split(), f"data={data}", *small[data]])
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_saved(monkeypatch):
+    monkeypatch.setattr(checkpoint, "save", lambda path, content: None)
+
+
+def train(name, algo, cl, path):
+    """Two updates in each of two stages → (outcome, learner)."""
+    data = sines() if name == "sine" else pictures()
+    made, node = config(algo, "sine" if name == "sine" else "omniglot"), method_node(cl).copy()
+    for of in (made.algo, node):
+        of.update({key: value for key, value in SMALL.items() if key in of})
+    torch.manual_seed(0)
+    adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
+    trainer = Trainer(0, iterations=2, tasks=2, optimizer=adam, test_tasks=2, val_tasks=2, tensorboard=False)
+    algorithm = build(made.algo, data.spec, partial(make_network, made.model, data), key="algo")
+    return trainer.fit(algorithm, data.stages(CPU), build_method(node), RunFolder(path), "tests"), algorithm
+
+
+@pytest.mark.parametrize("name", ["sine", "pictures"])
+@pytest.mark.parametrize("algo", LEARNERS)
+def test_it_trains_or_says_why_not(name, algo, tmp_path):
+    for cl in METHODS:
+        why = next((why for what, why in REFUSED.items() if re.fullmatch(what, f"{name} {algo} {cl}")), None)
+        if why is not None:
+            with pytest.raises(ConfigError, match=why):
+                train(name, algo, cl, tmp_path)
+            continue
+        outcome, algorithm = train(name, algo, cl, tmp_path)
+        assert [len(row) for row in outcome.rows] == [2, 2, 2]
+        assert all(bool(w.isfinite().all()) for w in algorithm.parameters()), cl
