@@ -84,7 +84,7 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         raise
     probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
     results |= measured(config, parts, outcome, probes, reference)
-    save_scores(folder, outcome, parts.stages, probes)
+    save_scores(folder, outcome, probes)
     write_events(config, choices, parts, outcome, probes, folder, results)
     folder.write_results(results)
     return results
@@ -155,16 +155,16 @@ def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
         )
 
 
-def joint_scores(path: str, stages: list[Stage]) -> NDArray[np.float64]:
-    """The score on each stage (stages,) of a learner trained jointly up to it, from the finished run in ``path``.
+def joint_scores(path: str, stages: list[Stage]) -> dict[str, float]:
+    """By stage, in the order taken, the score of a learner trained jointly up to it, from the finished run in ``path``.
 
     Raises:
         ConfigError: there is none with these stages.
     """
     found = (RunFolder(path).results() or {}).get("continual")
-    if found is None or found["stages"] != [stage.name for stage in stages]:
+    if found is None or sorted(found["stages"]) != sorted(stage.name for stage in stages):
         raise ConfigError(f"reference={path}: expected a finished run of cl=joint cl.stages=so_far over the same stages")
-    return np.array([found["R"][j + 1][j] for j in range(len(stages))])
+    return {name: found["R"][j + 1][j] for j, name in enumerate(found["stages"])}
 
 
 # What is said of a run -------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def device_name(device: torch.device) -> str:
 
 
 def measured(
-    config: DictConfig, parts: Parts, outcome: Outcome, probes: Mapping[str, Scores], reference: Scores | None
+    config: DictConfig, parts: Parts, outcome: Outcome, probes: Mapping[str, Scores], reference: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """The part of results.json that the run found out.
 
@@ -245,11 +245,16 @@ def measured(
     continual = None
     if outcome.rows:
         R = np.array(outcome.rows, dtype=np.float64)
-        figures_of_merit = stream_metrics(R, higher_is_better=metric == "accuracy", reference=reference)
+        if reference is not None and list(reference) != outcome.stages:
+            log.warning("reference=%s took the stages in another order: intransigence is not measured", config.reference)
+            reference = None
+        joint = None if reference is None else np.array(list(reference.values()))
         continual = {
             "R": R.tolist(),
-            "stages": [stage.name for stage in parts.stages],
-            **figures_of_merit,
+            "stages": outcome.stages,
+            "order": parts.trainer.order,
+            **stream_metrics(R, higher_is_better=metric == "accuracy", reference=joint),
+            "online": online(outcome, metric),
             "scenario": config.data.get("scenario"),
             "options": {**OmegaConf.to_container(config.cl, resolve=True), "reset_optimizer": parts.trainer.reset_optimizer},  # type: ignore[dict-item]
         }
@@ -264,6 +269,20 @@ def measured(
             "best_iteration": best,
             "resumed_at": position.resumed_at,
         },
+    }
+
+
+def online(outcome: Outcome, metric: str) -> dict[str, Any] | None:
+    """Of a stream without boundaries: the mean over its rounds of the score before labels were seen, in all and by stage."""
+    if outcome.rounds is None:
+        return None
+    scores, rounds = np.array(outcome.position.online), np.array(outcome.rounds)
+    return {
+        metric: float(scores.mean()),
+        "by_stage": {name: float(scores[rounds == i].mean()) for i, name in enumerate(outcome.stages) if (rounds == i).any()},
+        "rounds": len(rounds),
+        "switches": int((np.diff(rounds) != 0).sum()),
+        "boundaries": outcome.boundaries,
     }
 
 
@@ -283,15 +302,18 @@ def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, S
     return {name: values for name, values in told.items() if np.ptp(values) > 0}
 
 
-def save_scores(folder: RunFolder, outcome: Outcome, stages: list[Stage], probes: Mapping[str, Scores]) -> None:
+def save_scores(folder: RunFolder, outcome: Outcome, probes: Mapping[str, Scores]) -> None:
     """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`; the `stages`; ``probes``.
 
-    A stage with fewer tasks than another is filled up with NaN.
+    A stage with fewer tasks than another is filled up with NaN. Of a stream without boundaries the `online` score and the `rounds`'
+    stages too, (rounds,) each.
     """
-    scores = np.full((len(stages), len(outcome.test[0]), max(of.shape[1] for of in outcome.test)), np.nan)
+    scores = np.full((len(outcome.stages), len(outcome.test[0]), max(of.shape[1] for of in outcome.test)), np.nan)
     for place, of in zip(scores, outcome.test, strict=True):
         place[:, : of.shape[1]] = of
-    arrays: dict[str, Any] = {"scores": scores, "stages": np.array([stage.name for stage in stages]), **probes}
+    arrays: dict[str, Any] = {"scores": scores, "stages": np.array(outcome.stages), **probes}
+    if outcome.rounds is not None:
+        arrays |= {"online": np.array(outcome.position.online), "rounds": np.array(outcome.rounds)}
     beside = folder.path / ".test.npz.writing"
     with beside.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -327,7 +349,10 @@ def write_events(
             if results["continual"]:
                 R, names = results["continual"]["R"], results["continual"]["stages"]
                 pictures["R"] = figures.stage_matrix(R, names, metric)
-                pictures["stages"] = figures.stage_curves(R, names, metric)
+                if outcome.rounds is None:
+                    pictures["stages"] = figures.stage_curves(R, names, metric)
+                else:
+                    pictures["online"] = figures.online(outcome.position.online, outcome.rounds, names, metric)
             if "by_presentation" in results["test"]:
                 pictures["presentations"] = figures.presentations(results["test"]["by_presentation"], parts.data.spec.outputs)
             if "task_vectors" in probes:

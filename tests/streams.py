@@ -65,7 +65,7 @@ def train(path, data: ImageStream, method, *, iterations: int = 6, algorithm=Non
     return outcome, algorithm
 
 
-def stopped_and_resumed(path, data, name, keys, update, patch):
+def stopped_and_resumed(path, data, name, keys, update, patch, **settings):
     """Let a signal come in the middle of an update, then run the same again → (outcome, learner)."""
     made = []
 
@@ -78,5 +78,5 @@ def stopped_and_resumed(path, data, name, keys, update, patch):
     with patch.context() as here:
         here.setattr(_Job, "_reseed", reseed)
         with pytest.raises(Interrupted):
-            train(path, data, method(name, *keys))
-    return train(path, data, method(name, *keys))
+            train(path, data, method(name, *keys), **settings)
+    return train(path, data, method(name, *keys), **settings)

@@ -7,7 +7,7 @@ import torch
 
 from metarun.algo.algorithm import Algorithm
 from metarun.cl.memory import Memory
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, Needs
 from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes
@@ -22,6 +22,7 @@ class AGEM(ContinualMethod):
     """
 
     projects: ClassVar[bool] = True
+    needs: Needs = "boundaries"
 
     def __init__(self, size: int = 200, draw: int | None = None) -> None:
         require(size > 0, "size", size, "1 or more")

@@ -3,10 +3,11 @@
 The unit is axis 0 of a batch of episodes, so for a stream of examples it is the example. Squaring the gradient of a batch's mean
 loss instead makes the diagonal smaller by about the batch's size and is no estimate of it (docs/continual.md). Two right ways:
 
-- Every episode's own gradient. Where a learner adapts by gradient steps, one backward pass an episode, through them. Else what a linear or convolutional layer with shared weights adds to it is the product of its
+- Every episode's own gradient. What a linear or convolutional layer with shared weights adds to it is the product of its
   input A (n, in) and the gradient G (n, out) at its output, so one backward pass to the outputs gives all episodes: for n = 1 the
   sum of squares is (G²)ᵀ A² (Goodfellow, "Efficient per-example gradient computations", 2015). Other weights of the network
-  (those of norms) are given to each episode as a copy of its own.
+  (those of norms) are given to each episode as a copy of its own. A learner that adapts by gradient steps takes a backward pass
+  an episode, through them.
 - With labels sampled from the learner itself, the scores of different episodes are independent with mean 0, so the expected square
   of their sum is the sum of their squares: one ordinary backward pass a batch, for any learner.
 """
@@ -172,7 +173,7 @@ def _not_seen(algorithm: Algorithm, calls: list[Call]) -> Weights | None:
     seen = {id(w) for call in calls for w in (call.weight, call.bias) if w is not None}
     of_network = {id(w): name for name, w in algorithm.network.weights().items()}
     left: Weights = {}
-    for name, w in algorithm.named_parameters():
+    for w in algorithm.parameters():
         if id(w) in seen or not w.requires_grad:
             continue
         if id(w) not in of_network:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, Needs
 from metarun.cl.penalty import to
 from metarun.config import ConfigError
 from metarun.data.source import Stage
@@ -21,6 +21,8 @@ class Heads(ContinualMethod):
     Raises:
         ConfigError: the learner has no linear layer that gives its outputs.
     """
+
+    needs: Needs = "stages"
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, Needs
 from metarun.data.source import TaskSource
 from metarun.episodes import Episodes, join
 from metarun.rng import bits, derive
@@ -17,6 +17,8 @@ class Joint(ContinualMethod):
     Args:
         stages: "all" from the start on, as in van de Ven et al. (2022), or "so_far" (the reference of intransigence).
     """
+
+    needs: Needs = "stages"
 
     def __init__(self, stages: Literal["all", "so_far"] = "all") -> None:
         self.which = stages

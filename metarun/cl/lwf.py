@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.method import ContinualMethod, weigh
+from metarun.cl.method import ContinualMethod, Needs, weigh
 from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes
@@ -24,6 +24,8 @@ class LwF(ContinualMethod):
         temperature: T of the softened probabilities (equation 3 of the paper); the term is multiplied by T².
         share: of the distillation in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022).
     """
+
+    needs: Needs = "boundaries"
 
     def __init__(self, temperature: float = 2.0, share: float | None = None) -> None:
         require(temperature > 0, "temperature", temperature, "a number above 0")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from metarun.algo.algorithm import Algorithm
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
+
+Needs = Literal["nothing", "boundaries", "stages"]
 
 
 class ContinualMethod:
@@ -23,11 +25,15 @@ class ContinualMethod:
     Attributes:
         projects: whether `gradient` projects; methods that do come after those that add.
         stage: number of the stage in training (0, 1, …); the trainer says it by `enter`.
-        stages: all of them, in order.
+        needs: what it must be told of a stream: nothing, when a stage ends (which may be guessed), or the stage itself.
+        announced: whether the stream tells when a stage ends; the trainer says it before `on_start`.
+        stages: all of them, in the order taken; with trainer.order=active those to come may still change places.
         device: of the learner.
     """
 
     projects: ClassVar[bool] = False
+    needs: Needs = "nothing"
+    announced: bool = True
     stage: int = 0
     stages: list[Stage]
     device: torch.device

@@ -15,6 +15,8 @@ def stream_metrics(
 ) -> dict[str, float | None]:
     """The figures that follow from R (stages + 1, stages); null where a stream is too short for one.
 
+    Of a stream without boundaries R has two rows, the untrained learner's and the last, and all but ``acc`` are null.
+
     - acc: mean of the last row.
     - aia: average incremental accuracy, the mean over time of the mean over the stages seen so far.
     - bwt: backward transfer, the last row minus each stage's score when it had just been learned, without the last stage.
@@ -26,6 +28,8 @@ def stream_metrics(
     sign = 1.0 if higher_is_better else -1.0
     R = sign * np.asarray(R, dtype=np.float64)
     n = R.shape[1]
+    if R.shape[0] == 2 and n > 1:
+        return {"acc": float(R[1].mean()), **dict.fromkeys(("aia", "bwt", "fwt", "forgetting", "intransigence"))}
     if R.shape[0] != n + 1:
         raise ValueError(f"R has {R.shape[0]} rows, expected one more than its {n} columns")
     learned = np.array([R[j + 1, j] for j in range(n)])

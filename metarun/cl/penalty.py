@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, Needs
 from metarun.config import require
 from metarun.data.source import Stage
 from metarun.model.network import Weights
@@ -27,6 +27,8 @@ class QuadraticPenalty(ContinualMethod):
         consolidate: measure the importances at the end of a stage; a list switches stage by stage.
         penalise: apply the penalty in a stage; a list switches stage by stage.
     """
+
+    needs: Needs = "boundaries"
 
     def __init__(self, strength: float, consolidate: Switch = True, penalise: Switch = True) -> None:
         require(strength >= 0, "strength", strength, "0 or more")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, Needs
 from metarun.config import ConfigError
 from metarun.data.source import Stage
 from metarun.model.layers import linear
@@ -26,13 +26,17 @@ class Progressive(ContinualMethod):
         ConfigError: the network is not an MLP, or the learner keeps something beside it that a new column would change.
     """
 
+    needs: Needs = "stages"
+
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
         if not isinstance(algorithm.network, MLP):
             raise ConfigError("cl=progressive: columns are made of model=mlp alone")
         beside = [name for name in algorithm.state_dict() if not name.startswith("network.")]
         if beside:
-            raise ConfigError(f"cl=progressive: {type(algorithm).__name__} has {beside[0]} beside its network, which no column holds")
+            raise ConfigError(
+                f"cl=progressive: {type(algorithm).__name__} has {beside[0]} beside its network, which no column holds"
+            )
         self.columns = Columns(algorithm.network)
         algorithm.network = self.columns
 
@@ -87,8 +91,9 @@ class Columns(Network):
             fed = {}
             if below:
                 # Of an embedding the last hidden layer is the output: no layer above it is fed.
-                joined = [torch.cat(layer, -1) for layer in zip(*below, strict=True)][: len(self.lateral[number])]
-                fed = {f"film.{i + 1}.shift": _link(h, own[f"lateral.{i}"]) for i, h in enumerate(joined)}
+                joined = [torch.cat(layer, -1) for layer in zip(*below, strict=True)]
+                links = [own[name] for name in own if name.startswith("lateral.")]
+                fed = {f"film.{i}.shift": _link(h, link) for i, (h, link) in enumerate(zip(joined, links, strict=False), 1)}
             hidden: list[Tensor] = []
             out: Tensor = self.columns[number](own | fed, x, norm, hidden)
             below.append(hidden)

@@ -20,7 +20,8 @@ class Replay(ContinualMethod):
         size: tasks (examples) to keep: of each stage, or in all.
         keep: "per_stage", drawn from each stage's data when it ends, or "reservoir", over all that has been trained on.
         draw: remembered tasks in an update; null: as many as new ones.
-        share: of the memory in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022).
+        share: of the memory in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022), and
+            a half where stages change unannounced.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class Replay(ContinualMethod):
         require(share is None or 0 < share < 1, "share", share, "a number between 0 and 1, or null")
         self.size, self.keep, self.number, self.share = size, keep, draw, share
         self.memory = Memory()
+        self.needs = "boundaries" if keep == "per_stage" else "nothing"
 
     def mix(self, episodes: Episodes) -> Episodes:
-        if not self.stage or not len(self.memory):
+        if not len(self.memory) or (self.announced and not self.stage):
             return episodes
         new, old = len(episodes), self.number or len(episodes)
-        share = self.share or self.stage / (self.stage + 1)
+        share = self.share or (self.stage / (self.stage + 1) if self.announced else 0.5)
         weight = torch.cat([torch.full((new,), (1 - share) / new), torch.full((old,), share / old)]) * (new + old)
         remembered = weigh(self.memory.draw(old), 1.0)
         return weigh(join([weigh(episodes, 1.0), remembered]), weight.to(self.device))

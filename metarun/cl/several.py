@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, Needs
 from metarun.config import ConfigError
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
@@ -24,12 +24,14 @@ class Several(ContinualMethod):
     def __init__(self, methods: Sequence[ContinualMethod]) -> None:
         self.methods = sorted(methods, key=lambda method: method.projects)
         self.sources = [m for m in self.methods if type(m).source is not ContinualMethod.source]
+        self.needs = max((method.needs for method in methods), key=get_args(Needs).index)
         if len(self.sources) > 1:
             raise ConfigError("cl: two of the methods say where tasks come from; leave out one")
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
         for method in self.methods:
+            method.announced = self.announced
             method.on_start(algorithm, stages)
 
     def grow(self, algorithm: Algorithm, stage: int) -> None:

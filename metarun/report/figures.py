@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,7 +102,8 @@ def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
         colour = "white" if dark == (metric == "accuracy") else "black"
         ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8, color=colour)
     ax.set_xticks(range(len(stages)), stages, rotation=30, ha="right", fontsize=8)
-    ax.set_yticks(range(len(values)), ["untrained", *(f"after {name}" for name in stages)], fontsize=8)
+    after = [f"after {name}" for name in stages] if len(values) > len(stages) else ["after the stream"]
+    ax.set_yticks(range(len(values)), ["untrained", *after], fontsize=8)
     ax.set_xlabel("tested on")
     figure.colorbar(image, ax=ax, label=metric)
     return figure
@@ -143,6 +145,25 @@ def stage_curves(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     ax.plot(values.mean(1), color=INK, linewidth=1.5, linestyle=":", label="mean")
     ax.set_xticks(range(len(values)), ["untrained", *stages], rotation=30, ha="right", fontsize=8)
     ax.set(xlabel="trained up to", ylabel=f"test {metric}")
+    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def online(scores: Sequence[float], rounds: Sequence[int], stages: Sequence[str], metric: str) -> "Figure":
+    """The score of each round's tasks before their labels were seen, smoothed, over the stage that it came from."""
+    figure, (ax,) = _figure(1, 1, width=9.0)
+    width = max(len(scores) // 200, 1)
+    smooth = np.convolve(scores, np.full(width, 1 / width), "valid")
+    starts = [0, *(np.flatnonzero(np.diff(rounds)) + 1), len(rounds)]
+    colours, named = _colours(len(stages)), set[int]()
+    for first, end in pairwise(starts):
+        stage = rounds[first]
+        ax.axvspan(first, end, color=colours[stage], alpha=0.25, linewidth=0, label=None if stage in named else stages[stage])
+        named.add(stage)
+    ax.plot(np.arange(len(smooth)) + width - 1, smooth, color=INK, linewidth=0.8)
+    if metric == "mse":
+        ax.set_yscale("log")
+    ax.set(xlabel="round", ylabel=f"online {metric}, mean of {width} rounds" if width > 1 else f"online {metric}")
     ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 

@@ -42,6 +42,11 @@ def describe(results: Mapping[str, Any]) -> str:
             "",
             f"over {len(found['stages'])} stages (higher is better, but for forgetting and intransigence): " + ", ".join(figures),
         ]
+        if found.get("online"):
+            seen = found["online"]
+            said = f"online {metric} {seen[metric]:.4g} over {seen['rounds']:,} rounds with {seen['switches']} switches of stage"
+            guessed = len(seen["boundaries"])
+            lines.append(said + f", {guessed} boundaries guessed" * bool(guessed))
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
     norm = f", batch norm {protocol['batch_norm']}" if protocol["batch_norm"] else ""
     best = train["best_iteration"]

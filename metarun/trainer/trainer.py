@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from metarun.algo.algorithm import Algorithm
+from metarun.algo.algorithm import Algorithm, task_scores
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError, require
@@ -23,13 +23,18 @@ from metarun.episodes import Episodes
 from metarun.rng import derive
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
-from metarun.trainer.evaluation import evaluate, summary
+from metarun.trainer.evaluation import evaluate, summary, testing
 from metarun.trainer.machine import Interrupted, Signals
+from metarun.trainer.online import Jumps, stages_of_rounds
 
 log = logging.getLogger(__name__)
 
 FALLING = {"linear": ("PolynomialLR", "total_iters"), "cosine": ("CosineAnnealingLR", "T_max")}
 """Schedules of the outer rate that need nothing but the number of updates: torch's class, and what it calls that number."""
+
+Order = Literal["given", "random", "easy_first", "hard_first", "active"]
+"""Of stages. easy_first, hard_first: by the untrained learner's score on their validation tasks, after its own adaptation. active:
+at every boundary the one that the learner is worst at, on validation tasks again, comes next."""
 
 SAMPLED_VALUES = 2**16
 """Input numbers sampled ahead of the updates that use them: a cheap task costs more to ask for than to make."""
@@ -49,8 +54,12 @@ class Position:
     """Stages begun, their row of R taken."""
     ended: int = 0
     """Stages trained to their end, consolidation included."""
+    order: list[int] = field(default_factory=list)
+    """Numbers of the stages in the order taken, those to come as far as it is decided."""
     rows: list[list[float | None]] = field(default_factory=list)
-    """Rows of R so far."""
+    """Rows of R so far, columns by the stages' numbers."""
+    online: list[float] = field(default_factory=list)
+    """Of a stream without boundaries: each round's score before its labels were seen."""
     best: list[tuple[float, int]] = field(default_factory=list)
     """Validation score (higher is better) and step of the best weights, best first."""
     seconds: float = 0.0
@@ -60,11 +69,16 @@ class Position:
 
 @dataclass
 class Outcome:
-    """What a run found: scores (steps + 1, tasks) of the test by stage, and the matrix R of a run with several."""
+    """What a run found, stages in the order taken: scores (steps + 1, tasks) of the test by stage, and R of a run with several."""
 
+    stages: list[str]
     test: list[NDArray[np.float64]]
     rows: list[list[float | None]]
     position: Position
+    rounds: list[int] | None = None
+    """Of a stream without boundaries: the number of each round's stage."""
+    boundaries: list[int] = field(default_factory=list)
+    """Rounds before which one was guessed."""
 
 
 class Trainer:
@@ -88,6 +102,11 @@ class Trainer:
         threads: of the CPU; null: chosen by the size of the work.
         precision: "float32", or "bfloat16" by autocast.
         reset_optimizer: start each stage with the optimizer as it was made, its moments forgotten.
+        order: of the stages, see `Order`.
+        switch: probability that the stage changes before an update, unannounced: an online stream of as many updates as all stages
+            have, each scored on its new tasks before it is made, without validation; null: stage after stage.
+        detect: of an online stream: a score that many standard deviations worse than its running mean counts as a boundary, and
+            the continual method is told; null: it is told nothing.
         tensorboard, figures: write TensorBoard's events, and PNG figures.
     """
 
@@ -111,6 +130,9 @@ class Trainer:
         threads: int | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         reset_optimizer: bool = False,
+        order: Order = "given",
+        switch: float | None = None,
+        detect: float | None = None,
         tensorboard: bool = True,
         figures: bool = True,
     ) -> None:
@@ -124,6 +146,10 @@ class Trainer:
         require(keep_best >= 0, "keep_best", keep_best, "0 or more")
         require(clip is None or clip > 0, "clip", clip, "a number above 0, or null")
         require(checkpoint_every >= 0, "checkpoint_every", checkpoint_every, "0 seconds or more")
+        require(switch is None or 0 < switch < 1, "switch", switch, "a number between 0 and 1, or null")
+        require(detect is None or detect > 0, "detect", detect, "a number above 0, or null")
+        require(detect is None or switch is not None, "detect", detect, "null where trainer.switch is")
+        require(switch is None or order == "given", "order", order, "given where stages change by trainer.switch")
         self.seed, self.iterations, self.tasks = seed, iterations, tasks
         self.optimizer, self.scheduler, self.clip = optimizer, scheduler, clip
         self.validate_every, self.val_tasks, self.test_tasks = validate_every, val_tasks, test_tasks
@@ -131,6 +157,7 @@ class Trainer:
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.device, self.threads, self.precision = device, threads, precision
         self.reset_optimizer = reset_optimizer
+        self.order, self.switch, self.detect = order, switch, detect
         self.tensorboard, self.figures = tensorboard, figures
 
     def fit(self, algorithm: Algorithm, stages: list[Stage], method: ContinualMethod, folder: RunFolder, source: str) -> Outcome:
@@ -167,7 +194,9 @@ class _Job:
         folder: RunFolder,
         source: str,
     ) -> None:
-        self.trainer, self.algorithm, self.stages, self.method = trainer, algorithm, stages, method
+        self.trainer, self.algorithm, self.method = trainer, algorithm, method
+        self.given, self.stages = stages, list(stages)
+        """The stages as the data has them, and in the order taken."""
         self.folder, self.source = folder, source
         self.signals = Signals()
         self.device = next(algorithm.parameters()).device
@@ -180,7 +209,14 @@ class _Job:
 
         if not algorithm.trains and type(method) is not ContinualMethod:
             raise ConfigError(f"cl: {type(algorithm).__name__} trains nothing, so there is nothing to keep; choose cl=none")
-        method.on_start(algorithm, stages)
+        self.rounds = None
+        """Of an online stream: the number of each update's stage."""
+        self.jumps = Jumps(trainer.detect) if trainer.detect is not None else None
+        if trainer.switch is not None:
+            method.announced = False
+            self._check_online()
+            self.rounds = stages_of_rounds(trainer.seed, self.total, len(stages), trainer.switch)
+        method.on_start(algorithm, self.stages)
         parameters = list(algorithm.parameters())
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}
         self.optimizer = build({**fused, **trainer.optimizer}, parameters, key="trainer.optimizer")
@@ -189,8 +225,10 @@ class _Job:
             name, over = FALLING[schedule]
             schedule = {"_target_": f"torch.optim.lr_scheduler.{name}", over: max(self.total, 1)}
         self.scheduler = schedule and build(schedule, self.optimizer, key="trainer.scheduler")
-        self.position = Position()
+        self.position = Position(order=list(range(len(stages))))
         self.best_states: list[dict[str, Tensor]] = []
+        self.online: list[Tensor] = []
+        """Scores of the rounds since they were last logged."""
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
         self.mark = time.perf_counter()
@@ -204,20 +242,94 @@ class _Job:
         self.saved_at = time.monotonic()
 
     def run(self) -> Outcome:
-        for number, stage in enumerate(self.stages):
-            if number < self.position.ended:
-                continue
+        if self.rounds is not None:
+            return self._run_online()
+        for number in range(self.position.ended, len(self.stages)):
             if number == self.position.started:
+                self._arrange(number)
+                self._add_row()
                 self._begin(number)
             self.method.enter(number)
-            self._train(number, stage)
+            self._train_stage(number)
         return self._test()
+
+    # The order of stages -----------------------------------------------------------------------------------------------------
+
+    def _arrange(self, number: int) -> None:
+        """Decide which stages come from place ``number`` on: at the start, or with order=active at every boundary."""
+        how, order = self.trainer.order, self.position.order
+        if how == "given" or (number and how != "active"):
+            return
+        coming = order[number:]
+        if how == "random":
+            coming = np.random.default_rng(derive(self.trainer.seed, "order")).permutation(coming).tolist()
+        else:
+            score = {order[place]: self._score(place) for place in range(number, len(order))}
+            coming.sort(key=lambda i: score[i], reverse=how == "easy_first")
+        self._take(order[:number] + coming)
+
+    def _score(self, place: int) -> float:
+        """How good the learner is at the stage at ``place``, on validation tasks; higher is better."""
+        stage = self.stages[place]
+        with self.method.testing(self.algorithm, place):
+            scores = evaluate(self.algorithm, stage.val, self.trainer.val_tasks, path=False, on_chunk=self._stop_if_asked)
+        mean = summary(scores[-1])["mean"]
+        self.log.scalars(self.position.step, {f"order/{stage.name}": _number(mean)})
+        return -float("inf") if mean is None else self.sign * mean
+
+    def _take(self, order: list[int]) -> None:
+        """Have the stages in this order; in place, for the method has the same list."""
+        self.position.order = order
+        self.stages[:] = [self.given[i] for i in order]
+
+    # A stream without boundaries ---------------------------------------------------------------------------------------------
+
+    def _check_online(self) -> None:
+        """Refuse methods that must be told more than an online stream tells."""
+        name = type(self.method).__name__
+        if self.method.needs == "stages":
+            raise ConfigError(f"trainer.switch: {name} must be told the stage, and nobody announces it")
+        if self.method.needs == "boundaries" and self.jumps is None:
+            raise ConfigError(f"trainer.switch: {name} must be told when a stage ends; trainer.detect=4 guesses it")
+
+    def _run_online(self) -> Outcome:
+        if not self.position.started:
+            self._add_row()
+            self._begin(0)
+        self.method.enter(self.position.started - 1)
+        self._train("stream", 0, self.total)
+        return self._test()
+
+    def _score_online(self, episodes: Episodes) -> None:
+        """Score the new tasks before their labels are trained on; where that has jumped, the method is told of a boundary."""
+        with testing(self.algorithm):
+            predicted = self.algorithm.predictions(episodes, self.algorithm.steps, path=False)[-1]
+            score = task_scores(predicted, episodes.query.y).mean()
+        self.online.append(score)
+        if self.jumps is None:
+            return
+        loss = -self.sign * float(score)
+        ended = self.jumps.found(self.position.step, loss)
+        if ended is not None:
+            self._end(ended)
+            self._begin(self.position.started)
+            self.method.enter(self.position.started - 1)
+            self._reseed("update")
+        self.jumps.observe(episodes, loss)
+
+    def _log_online(self) -> None:
+        """A line a round: its score, and the stage that nobody was told."""
+        if self.rounds is None or not self.online:
+            return
+        first = len(self.position.online)
+        for number, score in enumerate(torch.stack(self.online).tolist(), first):
+            self.log.scalars(number + 1, {f"online/{self.metric}": score, "online/stage": self.rounds[number]})
+            self.position.online.append(score)
+        self.online.clear()
 
     # One stage --------------------------------------------------------------------------------------------------------------
 
     def _begin(self, number: int) -> None:
-        if len(self.stages) > 1:
-            self._add_row()
         if number and self.trainer.reset_optimizer:
             self.optimizer.state.clear()
         self._reseed("start")
@@ -235,34 +347,45 @@ class _Job:
         # Into the first group: the schedule's rate is theirs, too.
         self.optimizer.param_groups[0]["params"].extend(w for w in self.algorithm.parameters() if id(w) not in known)
 
-    def _train(self, number: int, stage: Stage) -> None:
-        end = (number + 1) * self.iterations
+    def _train_stage(self, number: int) -> None:
+        stage = self.stages[number]
         self.tasks = self.method.source(number)
+        self._train(
+            stage.name if len(self.stages) > 1 else "train", number * self.iterations, (number + 1) * self.iterations, stage
+        )
+        self._end(stage)
+        self._save()
+
+    def _train(self, name: str, start: int, end: int, stage: Stage | None = None) -> None:
+        """Updates ``start`` to ``end``, validated on ``stage`` if there is one."""
         self.algorithm.train()
         self.mark = time.perf_counter()
-        with self._bar(stage, end) as bar:
+        with self._bar(name, start, end) as bar:
             while self.position.step < end:
                 self._update()
                 bar.update()
                 step = self.position.step
                 if step % self.trainer.log_every == 0 or step == end:
                     self._log_loss(bar)
-                if self.trainer.validate_every and (step % self.trainer.validate_every == 0 or step == end):
+                if stage and self.trainer.validate_every and (step % self.trainer.validate_every == 0 or step == end):
                     self._validate(stage, bar)
                 if self.signals.caught or time.monotonic() - self.saved_at >= self.trainer.checkpoint_every:
                     self._save()
                 self._stop_if_asked()
+
+    def _end(self, stage: Stage) -> None:
         self._reseed("end")
         found = self.method.on_stage_end(self.algorithm, stage)
         if found:
             self.log.scalars(self.position.step, {f"stage/{name}": value for name, value in found.items()})
         self.position.ended += 1
-        self._save()
 
     def _update(self) -> None:
         self._reseed("update")
         self.algorithm.progress = self.position.step / self.total
         episodes = self._next_episodes()
+        if self.rounds is not None:
+            self._score_online(episodes)
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.trainer.precision == "bfloat16"):
             losses = self.algorithm.backward(self.method.mix(episodes))
@@ -282,14 +405,21 @@ class _Job:
         self.position.step += 1
 
     def _next_episodes(self) -> Episodes:
-        """The tasks of this update, numbered from 0 in each stage.
+        """The tasks of this update, numbered from 0 in each stage, or by the update in an online stream.
 
         Small ones are sampled for many updates at once: a task depends on its number alone.
         """
         if not self.ready:
-            step, tasks = self.position.step - self.position.ended * self.iterations, self.trainer.tasks
+            step, tasks = self.position.step, self.trainer.tasks
+            if self.rounds is not None:
+                self.tasks = self.stages[self.rounds[step]].train
+                others = (i for i in range(step, self.total) if self.rounds[i] != self.rounds[step])
+                left = next(others, self.total) - step
+            else:
+                step -= self.position.ended * self.iterations
+                left = self.iterations - step
             values = tasks * self.values_per_task
-            updates = min(max(1, SAMPLED_VALUES // values), 64, self.iterations - step)
+            updates = min(max(1, SAMPLED_VALUES // values), 64, left)
             sampled = self.tasks.sample(torch.arange(step * tasks, (step + updates) * tasks))
             self.ready = list(sampled.split(tasks))[::-1]
         return self.ready.pop()
@@ -310,6 +440,7 @@ class _Job:
         loss = float(self.loss_sum) / max(self.loss_count, 1)
         step = self.position.step
         self._check_finite(loss)
+        self._log_online()
         self._count_time()
         speed = step * self.trainer.tasks / max(self.position.seconds, 1e-9)
         self.log.scalars(step, {"train/loss": loss, "time/tasks_per_second": speed})
@@ -351,10 +482,9 @@ class _Job:
             del self.position.best[self.trainer.keep_best :], self.best_states[self.trainer.keep_best :]
 
     @contextmanager
-    def _bar(self, stage: Stage, end: int) -> Iterator["tqdm[Any]"]:
-        name = stage.name if len(self.stages) > 1 else "train"
-        done = self.position.step - (end - self.iterations)
-        with tqdm(total=self.iterations, initial=done, desc=name, unit="update", disable=None, dynamic_ncols=True) as bar:
+    def _bar(self, name: str, start: int, end: int) -> Iterator["tqdm[Any]"]:
+        done = self.position.step - start
+        with tqdm(total=end - start, initial=done, desc=name, unit="update", disable=None, dynamic_ncols=True) as bar:
             yield bar
 
     # Tests ------------------------------------------------------------------------------------------------------------------
@@ -372,15 +502,20 @@ class _Job:
             self.position.rows.append([])
             return
         scores = [summary(s[-1])["mean"] for s in self._evaluate_stages(path=False)]
-        self.position.rows.append(scores)
+        self._keep_row(scores)
         named = {f"stage/{stage.name}": _number(score) for stage, score in zip(self.stages, scores, strict=True)}
         self.log.scalars(self.position.step, named)
+
+    def _keep_row(self, scores: list[float | None]) -> None:
+        """Keep a row of R, columns by the stages' numbers, whatever their order is by now."""
+        of = dict(zip(self.position.order, scores, strict=True))
+        self.position.rows.append([of[number] for number in range(len(of))])
 
     def _test(self) -> Outcome:
         stage = self.stages[0]
         if len(self.stages) > 1:
             scores = self._evaluate_stages(path=True)
-            self.position.rows.append([summary(s[-1])["mean"] for s in scores])
+            self._keep_row([summary(s[-1])["mean"] for s in scores])
         else:
             ensemble = self.best_states or None
             scores = [
@@ -388,7 +523,9 @@ class _Job:
             ]
             if ensemble:  # figures and whoever uses the learner from here on see what was tested
                 self.algorithm.load_state_dict(ensemble[0])
-        return Outcome(scores, self.position.rows if len(self.stages) > 1 else [], self.position)
+        rows = [[row[number] for number in self.position.order] for row in self.position.rows if row]
+        boundaries = self.jumps.steps if self.jumps else []
+        return Outcome([stage.name for stage in self.stages], scores, rows, self.position, self.rounds, boundaries)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------------
 
@@ -400,6 +537,7 @@ class _Job:
     def _save(self) -> None:
         """Write the checkpoint, unless what it would hold is not finite: the last good one stays."""
         self._count_time()
+        self._log_online()
         self._check_finite(float(self.loss_sum))
         if not all(bool(w.isfinite().all()) for w in self.algorithm.parameters()):
             raise Diverged(f"a weight is not finite at update {self.position.step}")
@@ -419,6 +557,7 @@ class _Job:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "method": self.method.state_dict(),
+                "jumps": self.jumps.state_dict() if self.jumps else None,
                 "loss": (float(self.loss_sum), self.loss_count),
             },
         )
@@ -430,6 +569,7 @@ class _Job:
         if found is None:
             return
         self.position = Position(**found["position"])
+        self._take(self.position.order)
         for number in range(self.position.started):
             self._grow(number)
         self.algorithm.load_state_dict(found["algorithm"])
@@ -438,6 +578,8 @@ class _Job:
         if self.scheduler:
             self.scheduler.load_state_dict(found["scheduler"])
         self.method.load_state_dict(found["method"])
+        if self.jumps:
+            self.jumps.load_state_dict(found["jumps"], self.device)
         loss, self.loss_count = found["loss"]
         self.loss_sum.fill_(loss)
         self.position.resumed_at.append(self.position.step)

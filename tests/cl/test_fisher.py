@@ -95,9 +95,9 @@ def test_sampled_labels_estimate_the_exact_one():
         w.data.mul_(3)
     source = data.stages(CPU)[0].train
     exact = fisher(algorithm, source, "exact")
-    many = [fisher(algorithm, source, "sampled") for _ in range(300)]
+    many = [fisher(algorithm, source, "sampled") for _ in range(40)]
     trace = sum(float(f.sum()) for f in exact.values())
-    assert sum(float(f.sum()) for found in many for f in found.values()) / 300 == pytest.approx(trace, rel=0.1)
+    assert sum(float(f.sum()) for found in many for f in found.values()) / 40 == pytest.approx(trace, rel=0.1)
     mean = torch.cat([torch.stack([found[name] for found in many]).mean(0).flatten() for name in exact])
     whole = torch.cat([f.flatten() for f in exact.values()])
     assert torch.corrcoef(torch.stack([mean, whole]))[0, 1] > 0.98
