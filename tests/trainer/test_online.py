@@ -8,6 +8,7 @@ import torch
 from streams import CPU, learner, method, stopped_and_resumed, stream, train
 
 from metarun.config import ConfigError
+from metarun.trainer import online
 from metarun.trainer.online import Jumps, stages_of_rounds
 
 ONLINE = {"switch": 0.2, "iterations": 30, "log_every": 7}
@@ -43,14 +44,15 @@ def test_scores_are_of_before_the_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "keys", "detect"), [("replay", RESERVOIR, None), ("ftml", (), None), ("ewc", (), 1.0), ("lwf", (), 1.0)]
+    ("name", "keys", "detect"), [("replay", RESERVOIR, None), ("ftml", (), None), ("ewc", (), 0.5), ("lwf", (), 0.5)]
 )
 @pytest.mark.parametrize("stop", [10, 71])
 def test_a_kill_changes_nothing(name, keys, detect, stop, tmp_path, monkeypatch):
+    monkeypatch.setattr(online, "WARMING", 3)
     data = stream("class")
     whole, algorithm = train(tmp_path / "whole", data, method(name, *keys), detect=detect, **ONLINE)
     again, resumed = stopped_and_resumed(tmp_path / "stopped", data, name, keys, stop, monkeypatch, detect=detect, **ONLINE)
-    assert again.position.resumed_at == [stop + 1]
+    assert 0 < again.position.resumed_at[0] <= stop + 1  # a boundary on the way sets the generator once more
     assert again.position.online == whole.position.online
     assert again.rounds == whole.rounds
     assert again.boundaries == whole.boundaries
