@@ -18,7 +18,8 @@ class Replay(ContinualMethod):
 
     Args:
         size: tasks (examples) to keep: of each stage, or in all.
-        keep: "per_stage", drawn from each stage's data when it ends, or "reservoir", over all that has been trained on.
+        keep: "per_stage", drawn from each stage's data when it ends, or "reservoir", over all that has been trained on; null: the
+            latter where stages change unannounced.
         draw: remembered tasks in an update; null: as many as new ones.
         share: of the memory in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022), and
             a half where stages change unannounced.
@@ -27,7 +28,7 @@ class Replay(ContinualMethod):
     def __init__(
         self,
         size: int = 200,
-        keep: Literal["per_stage", "reservoir"] = "per_stage",
+        keep: Literal["per_stage", "reservoir"] | None = None,
         draw: int | None = None,
         share: float | None = None,
     ) -> None:
@@ -37,6 +38,10 @@ class Replay(ContinualMethod):
         self.size, self.keep, self.number, self.share = size, keep, draw, share
         self.memory = Memory()
         self.needs = "boundaries" if keep == "per_stage" else "nothing"
+
+    def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
+        super().on_start(algorithm, stages)
+        self.keep = self.keep or ("per_stage" if self.announced else "reservoir")
 
     def mix(self, episodes: Episodes) -> Episodes:
         if not len(self.memory) or (self.announced and not self.stage):

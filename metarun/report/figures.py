@@ -109,6 +109,21 @@ def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     return figure
 
 
+def stage_matrices(found: Mapping[str, Sequence[Sequence[float | None]]], metric: str) -> "Figure":
+    """R of several runs on the same scale, a panel each, five in a row; rows are points in time, columns stages."""
+    columns = min(len(found), 5)
+    figure, grid = _figure(columns, -(-len(found) // columns), width=1.7, height=1.7)
+    values = {name: np.array(R, dtype=np.float64) for name, R in found.items()}
+    low, high = (edge([edge(R[1:]) for R in values.values()]) for edge in (np.nanmin, np.nanmax))
+    for ax in np.ravel(grid):
+        ax.set_axis_off()
+    for ax, (name, R) in zip(np.ravel(grid), values.items(), strict=False):
+        image = ax.imshow(R, cmap="viridis" if metric == "accuracy" else "viridis_r", vmin=low, vmax=high, aspect="auto")
+        ax.set_title(name, fontsize=8)
+    figure.colorbar(image, ax=grid, label=metric)
+    return figure
+
+
 def presentations(rows: Sequence[dict[str, Any]], ways: int) -> "Figure":
     """Accuracy by how often the class has been presented, with its interval over tasks, and chance."""
     figure, (ax,) = _figure(1, 1, width=4.5)

@@ -1,4 +1,4 @@
-"""A table of methods and scenarios from run directories, beside published figures. Imports no torch."""
+"""Tables of the runs that `+table=NAME` made, from their directories alone. Imports no torch."""
 
 import json
 from collections import defaultdict
@@ -14,7 +14,14 @@ QUANTILE = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t at 97.5 % for 2, 3, … 10 seeds."""
 
 Seeds = dict[int, float]
-"""A figure in per cent by seed."""
+"""A figure by seed."""
+
+Rows = dict[tuple[str, ...], list[dict[str, Any]]]
+"""Results by what tells a row from the others; one of each seed."""
+
+FIGURES = ("acc", "bwt", "forgetting")
+KEYS = ("algo", "stages", "order", "cl")
+"""What may tell rows apart; what is the same in all of them is left out."""
 
 
 def runs_of(name: str, folder: Path) -> Iterator[dict[str, Any]]:
@@ -29,7 +36,51 @@ def runs_of(name: str, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def table(name: str, folder: Path) -> str:
-    """Markdown, a table for each scenario: final accuracy of each method, the published one, the paired gain over `none`."""
+    """Markdown: beside the published figures where there are some, else accuracy by length, or the figures of merit of streams."""
+    if (PUBLISHED / f"{name}.yaml").is_file():
+        return beside_published(name, folder)
+    heads, rows = rows_of(name, folder)
+    lengths = [found["length"] for runs in rows.values() for found in runs[0]["test"].get("by_length", [])]
+    columns = dict.fromkeys(lengths) if lengths else dict.fromkeys([*FIGURES, "last stage", "online"])
+    lines = []
+    for what, runs in rows.items():
+        cells = {column: cell({run["seed"]: figure(run, column) for run in runs}) for column in columns}
+        lines.append([*(f"`{part}`" for part in what), *cells.values()])
+    kept = [i for i in range(len(heads) + len(columns)) if i < len(heads) or any(line[i] for line in lines)]
+    lines = [[*heads, *map(str, columns)], ["---"] * (len(heads) + len(columns)), *lines]
+    return "\n".join("| " + " | ".join(line[i] for i in kept) + " |" for line in lines)
+
+
+def rows_of(name: str, folder: Path) -> tuple[list[str], Rows]:
+    """What tells the rows of a table apart, and its runs by it, in the order in which methods are written: none first."""
+    found: Rows = defaultdict(list)
+    for run in runs_of(name, folder):
+        stream = run["continual"] or {"stages": [run["data"]], "order": "given"}
+        # Stages are named by what divides them, and where: phase 0.00-0.79.
+        stages = f"{run['data']} by {min(stream['stages']).split()[0]}" if run["continual"] else run["data"]
+        found[run["algo"], stages, stream["order"], run["cl"]].append(run)
+    varying = [i for i in range(len(KEYS)) if len({what[i] for what in found}) > 1] or [0]
+    order = sorted(found, key=lambda what: (*what[:3], what[3] != "none", what[3]))
+    return [KEYS[i] for i in varying], {tuple(what[i] for i in varying): found[what] for what in order}
+
+
+def figure(run: Mapping[str, Any], column: str | int) -> float | None:
+    """A run's figure of merit, last score on the last stage, online score, or score at a length; accuracies in per cent."""
+    metric = "accuracy" if "accuracy" in run["test"] else "mse"
+    value: float | None
+    if isinstance(column, int):
+        value = next((found["mean"] for found in run["test"].get("by_length", []) if found["length"] == column), None)
+    elif column == "last stage":
+        value = run["continual"]["R"][-1][-1]
+    elif column == "online":
+        value = (run["continual"]["online"] or {}).get(metric)
+    else:
+        value = run["continual"][column]
+    return value if value is None or metric == "mse" else 100 * value
+
+
+def beside_published(name: str, folder: Path) -> str:
+    """A table for each scenario: final accuracy of each method, the published one, the paired gain over `none`."""
     measured: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
     for run in runs_of(name, folder):
         measured[run["continual"]["scenario"]][run["cl"]][run["seed"]] = 100 * run["continual"]["acc"]
@@ -49,11 +100,11 @@ def table(name: str, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def cell(seeds: Seeds, sign: str = "") -> str:
-    """Mean over seeds with its 95 % interval (Student's t) and the number of seeds."""
-    if not seeds:
+def cell(seeds: Mapping[int, float | None], sign: str = "") -> str:
+    """Mean over seeds with its 95 % interval (Student's t) and the number of seeds; nothing where a seed has no figure."""
+    values = np.array([value for value in seeds.values() if value is not None])
+    if not len(values) or len(values) < len(seeds):
         return ""
-    values = np.array(list(seeds.values()))
     if len(values) == 1:
         return f"{values[0]:{sign}.2f} (1 seed)"
     quantile = QUANTILE[len(values) - 2] if len(values) - 2 < len(QUANTILE) else 1.96

@@ -12,7 +12,6 @@ from metarun.trainer import online
 from metarun.trainer.online import Jumps, stages_of_rounds
 
 ONLINE = {"switch": 0.2, "iterations": 30, "log_every": 7}
-RESERVOIR = ("cl.keep=reservoir",)
 
 
 def test_the_sequence_is_a_function_of_seed_and_round():
@@ -43,9 +42,7 @@ def test_scores_are_of_before_the_labels(tmp_path):
     assert [line["online/stage"] for line in lines] == outcome.rounds
 
 
-@pytest.mark.parametrize(
-    ("name", "keys", "detect"), [("replay", RESERVOIR, None), ("ftml", (), None), ("ewc", (), 0.5), ("lwf", (), 0.5)]
-)
+@pytest.mark.parametrize(("name", "keys", "detect"), [("replay", (), None), ("ftml", (), None), ("ewc", (), 0.5), ("lwf", (), 0.5)])
 @pytest.mark.parametrize("stop", [10, 71])
 def test_a_kill_changes_nothing(name, keys, detect, stop, tmp_path, monkeypatch):
     monkeypatch.setattr(online, "WARMING", 3)
@@ -67,9 +64,9 @@ def test_a_kill_changes_nothing(name, keys, detect, stop, tmp_path, monkeypatch)
     ("name", "keys", "message"),
     [
         ("ewc", (), "EWC must be told when a stage ends; trainer.detect=4 guesses it"),
-        ("replay", (), "Replay must be told when a stage ends"),
+        ("replay", ("cl.keep=per_stage",), "Replay must be told when a stage ends"),
         ("joint", (), "Joint must be told the stage"),
-        ("replay", (*RESERVOIR, "+cl@cl.also.heads=heads"), "Several must be told the stage"),
+        ("replay", ("+cl@cl.also.heads=heads",), "Several must be told the stage"),
     ],
 )
 def test_who_must_be_told_more_is_refused(name, keys, message, tmp_path):
