@@ -77,6 +77,7 @@ class TaskSpec:
         train_outputs: classes of a training task where they differ (ProtoNet's 60), else the same.
         name: of the data, for messages.
         train_classes: classes that training tasks of all stages draw theirs from; a task's `context["classes"]` numbers them.
+        parts: of a task of regression: functions that follow one another in its examples, as classes do in other tasks.
         examples: whether tasks are single examples without a support set, of the same classes in all tasks.
         parameters: names under which `context` tells a task's true parameters, where it has some.
     """
@@ -89,3 +90,4 @@ class TaskSpec:
     train_classes: int | None = None
     parameters: tuple[str, ...] = ()
     examples: bool = False
+    parts: int = 1

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm, recorded_steps
+from metarun.algo.oml import lengths
 from metarun.build import build, check_kind, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
@@ -240,6 +241,11 @@ def measured(
     if "by_presentation" in probes:
         shown = enumerate(map(summary, probes["by_presentation"].T[:PRESENTATIONS]), 1)
         test["by_presentation"] = [{"presentation": i, "mean": found["mean"], "ci95": found["ci95"]} for i, found in shown]
+    if "by_length" in probes:
+        spec = parts.data.spec
+        passed = lengths(spec.outputs if spec.kind == "classification" else spec.parts)
+        looks = zip(passed, map(summary, probes["by_length"].T), strict=True)
+        test["by_length"] = [{"length": n, "mean": found["mean"], "ci95": found["ci95"]} for n, found in looks]
     if "task_vectors" in probes:
         test["task_vectors"] = vectors.recovered(probes["task_vectors"], true_parameters(parts.data.spec, probes))
     continual = None
@@ -355,6 +361,8 @@ def write_events(
                     pictures["online"] = figures.online(outcome.position.online, outcome.rounds, names, metric)
             if "by_presentation" in results["test"]:
                 pictures["presentations"] = figures.presentations(results["test"]["by_presentation"], parts.data.spec.outputs)
+            if "by_length" in probes:
+                pictures["lengths"] = figures.by_length(results["test"]["by_length"], metric)
             if "task_vectors" in probes:
                 embedded, parameters = probes["task_vectors"], true_parameters(parts.data.spec, probes)
                 pictures["tasks"] = figures.task_vectors(vectors.principal_components(embedded), parameters)

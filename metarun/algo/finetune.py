@@ -1,12 +1,14 @@
 """Baselines without meta-learning: ordinary training on all tasks together, or none, then fine-tuning on the support set."""
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.algo.inner_loop import Adam, Descent, GradientLearner, Rule, one_head
+from metarun.algo.inner_loop import Adam, Adapted, Descent, GradientLearner, Rule, one_head
+from metarun.algo.oml import by_length
 from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import linear
@@ -17,7 +19,10 @@ InnerOptimizer = Literal["sgd", "adam"]
 
 
 class FineTuner(GradientLearner):
-    """What the fine-tuning baselines share: inner steps on the support set that training knows nothing of."""
+    """What the fine-tuning baselines share: inner steps on the support set that training knows nothing of.
+
+    With ``inner_batch`` they go through the support set once, in its order, so many examples a step, as `OML` does.
+    """
 
     def __init__(
         self,
@@ -25,6 +30,7 @@ class FineTuner(GradientLearner):
         inner_lr: float,
         test_steps: int,
         inner_optimizer: InnerOptimizer,
+        inner_batch: int | None,
         batch_norm: str,
         task_chunk: int | None,
     ) -> None:
@@ -37,7 +43,30 @@ class FineTuner(GradientLearner):
             task_chunk=task_chunk,
         )
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
-        self.inner_lr, self.inner_optimizer = inner_lr, inner_optimizer
+        require(inner_batch is None or inner_batch > 0, "inner_batch", inner_batch, "1 or more, or null")
+        self.inner_lr, self.inner_optimizer, self.inner_batch = inner_lr, inner_optimizer, inner_batch
+        if inner_batch:
+            self.steps = None
+
+    def batches(self, support: Examples, steps: int) -> Sequence[Examples]:
+        if self.inner_batch is None:
+            return super().batches(support, steps)
+        parts = zip(support.x.split(self.inner_batch, 1), support.y.split(self.inner_batch, 1), strict=True)
+        return [Examples(x, y, support.ways) for x, y in parts]
+
+    def walk(self, support: Examples, steps: int | None = None) -> Iterator[Adapted]:
+        if self.inner_batch is not None:
+            steps = -(-support.x.shape[1] // self.inner_batch)
+        yield from super().walk(support, steps)
+
+    def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
+        return super().trajectory(support, x, steps) if self.inner_batch is None else Algorithm.trajectory(self, support, x)
+
+    def probe(self, episodes: Episodes) -> dict[str, Tensor]:
+        if self.inner_batch is None:
+            return {}
+        walk = (self.with_statistics(state) for state in self.walk(episodes.support))
+        return by_length(self, walk, episodes, self.inner_batch)
 
     def rule(self) -> Rule:
         return Adam(self.inner_lr) if self.inner_optimizer == "adam" else Descent(self.inner_lr)
@@ -56,6 +85,7 @@ class Finetune(FineTuner):
         test_steps: fine-tuning steps.
         tune: "all" weights or the "head" alone.
         inner_optimizer: of the fine-tuning steps.
+        inner_batch: go through the support set once, in its order, so many examples a step; null: ``test_steps`` on all of it.
         batch_norm: of fine-tuning and test: "running", or those of `MAML`.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
     """
@@ -68,10 +98,11 @@ class Finetune(FineTuner):
         test_steps: int = 10,
         tune: Literal["all", "head"] = "all",
         inner_optimizer: InnerOptimizer = "sgd",
+        inner_batch: int | None = None,
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(spec, inner_lr, test_steps, inner_optimizer, batch_norm, task_chunk)
+        super().__init__(spec, inner_lr, test_steps, inner_optimizer, inner_batch, batch_norm, task_chunk)
         self.network, self.tune = network(None), tune
         self.head = pooled_head(spec, self.network)
 
@@ -99,6 +130,7 @@ class Scratch(FineTuner):
         inner_lr: rate of the steps.
         test_steps: steps.
         inner_optimizer: of the steps.
+        inner_batch: go through the support set once, in its order, so many examples a step; null: ``test_steps`` on all of it.
         batch_norm: see `MAML`; there are no running statistics.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
     """
@@ -112,10 +144,11 @@ class Scratch(FineTuner):
         inner_lr: float,
         test_steps: int = 100,
         inner_optimizer: InnerOptimizer = "adam",
+        inner_batch: int | None = None,
         batch_norm: Literal["transductive", "support"] = "transductive",
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(spec, inner_lr, test_steps, inner_optimizer, batch_norm, task_chunk)
+        super().__init__(spec, inner_lr, test_steps, inner_optimizer, inner_batch, batch_norm, task_chunk)
         self.network = network(one_head(spec))
 
 

@@ -135,6 +135,15 @@ def presentations(rows: Sequence[dict[str, Any]], ways: int) -> "Figure":
     return figure
 
 
+def by_length(rows: Sequence[dict[str, Any]], metric: str) -> "Figure":
+    """The score on what has been learned so far, by the length of the stream, with its interval over streams."""
+    figure, (ax,) = _figure(1, 1, width=4.5)
+    length, mean, ci = (np.array([row[key] for row in rows], np.float64) for key in ("length", "mean", "ci95"))
+    ax.errorbar(length, mean, yerr=np.nan_to_num(ci), color=COLOURS[3], capsize=2, marker="o", markersize=3, linewidth=1)
+    ax.set(xlabel="classes or functions so far", ylabel=f"test {metric} on them, 95 % interval")
+    return figure
+
+
 def task_vectors(components: Numbers, parameters: Mapping[str, Numbers]) -> "Figure":
     """The first two principal components of task vectors, (tasks, 2 or more), a panel for each parameter that colours them."""
     figure, axes = _figure(max(len(parameters), 1), 1, width=4.0)

@@ -23,7 +23,7 @@ METHODS = sorted(path.stem for path in (CONFIGS / "cl").glob("*.yaml"))
 LEARNERS = [*sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml")), "nearest algo.space=embedding"]
 SMALL = {"size": 4, "samples": 3, "inner_steps": 2, "test_steps": 1, "cg_steps": 1, "remembered": 2}
 """Keys of learners and methods that take time."""
-BESIDE = "anil|cavia|finetune|mamlpp|metalearner|metalstm|metasgd|nearest.*|relationnet|reptile|taskembed"
+BESIDE = "anil|cavia|finetune|mamlpp|metalearner|oml|metalstm|metasgd|nearest.*|relationnet|reptile|taskembed"
 REFUSED = {  # data, learner and method, in this order: why not
     r"sine (protonet|matchingnet|relationnet) .*": "but data=sine is regression",
     r"pictures oracle .*": "but data=pictures is classification",
@@ -31,7 +31,7 @@ REFUSED = {  # data, learner and method, in this order: why not
     r"\w+ (scratch|nearest) (?!none|algo).*": "trains nothing, so there is nothing to keep",
     r"pictures .* progressive": "columns are made of model=mlp alone",
     rf"sine ({BESIDE}) progressive": "beside its network, which no column holds",
-    r"pictures (protonet|matchingnet|relationnet|finetune|nearest.*) heads": "has no head",
+    r"pictures (protonet|matchingnet|relationnet|finetune|oml|nearest.*) heads": "has no head",
     r"sine metalearner heads": "has no head",
 }
 """What is refused, and in which words; `docs/continual.md` has the same as a table."""

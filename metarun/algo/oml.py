@@ -1,0 +1,129 @@
+"""Online-aware meta-learning (Javed and White, "Meta-learning representations for continual learning", NeurIPS 2019)."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses, task_scores
+from metarun.config import require
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.layers import linear
+from metarun.model.network import NetworkFactory, embedding_width
+from metarun.model.norm import Statistics
+
+State = TypeVar("State")
+
+LENGTHS = (1, 2, 5, 10, 20, 50, 75, 100, 150, 200, 300, 400, 600)
+
+
+class Predictor(NamedTuple):
+    """The prediction network of each task: weights (T, outputs, d) and biases (T, outputs)."""
+
+    weight: Tensor
+    bias: Tensor
+    statistics: Statistics | None
+    """What queries are normalised with; None: their own, or running ones."""
+
+
+class OML(Algorithm):
+    """A representation that lets a linear predictor learn a stream without forgetting.
+
+    A task is a trajectory: its support set in the order given, class by class or function by function. The predictor is updated
+    once on each example, the representation stays as it is; the loss is that of the queries of all classes when the stream has
+    passed, and its gradient goes through the whole trajectory (the OML objective). Here all classes of a task start from one and
+    the same learned row of the predictor, so that a test may have other ways than training. Left out: the paper's
+    predictor has an output for each class of the data set, and its meta-loss adds examples of classes outside the trajectory.
+
+    Args:
+        inner_lr: rate of the predictor's steps.
+        inner_batch: support examples of a step.
+        batch_norm: "running" (in training support and queries are one batch), "transductive" or "support"; see `MAML`.
+        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        network: NetworkFactory,
+        inner_lr: float,
+        inner_batch: int = 1,
+        batch_norm: BatchNormMode = "running",
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        require(inner_batch > 0, "inner_batch", inner_batch, "1 or more")
+        self.inner_lr, self.inner_batch = inner_lr, inner_batch
+        self.network = network(None)
+        width = embedding_width(self.network, spec.input_shape)
+        self.head = nn.Linear(width, 1 if spec.kind == "classification" else spec.outputs)
+
+    def walk(self, support: Examples, embedded: tuple[Tensor, Statistics | None] | None = None) -> Iterator[Predictor]:
+        """The predictor after 0, 1, … steps; ``embedded``: the support set, where that is known."""
+        features, statistics = embedded or self.embed_support(support.x)
+        tasks, outputs = len(features), support.ways or self.spec.outputs
+        labels = support.y if support.ways is None else F.one_hot(support.y, support.ways).to(features.dtype)
+        now = Predictor(self.head.weight.expand(tasks, outputs, -1), self.head.bias.expand(tasks, outputs), statistics)
+        yield now
+        for x, y in zip(features.split(self.inner_batch, 1), labels.split(self.inner_batch, 1), strict=True):
+            # The gradient of the mean loss by hand, as it is that of one linear layer: the outer gradient goes through it all the
+            # same, and a step is three small products.
+            out = linear(x, now.weight, now.bias)
+            error = (out.softmax(-1) if support.ways else 2 * out) - (y if support.ways else 2 * y)
+            error = error / (x.shape[1] if support.ways else y[0].numel())
+            now = Predictor(now.weight - self.inner_lr * error.mT @ x, now.bias - self.inner_lr * error.sum(1), statistics)
+            yield now
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Predictor:
+        return last(self.walk(support))
+
+    def predict(self, state: Predictor, x: Tensor) -> Tensor:
+        return linear(self.embed_queries(x, state.statistics), state.weight, state.bias)
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        if self.batch_norm != "running" or not self.training:
+            return super().losses(episodes)
+        support, query = episodes.support, episodes.query
+        n = support.x.shape[1]
+        both = self.embed_queries(torch.cat([support.x, query.x], 1))
+        state = last(self.walk(support, (both[:, :n], None)))
+        return task_losses(linear(both[:, n:], state.weight, state.bias), query.y)
+
+    def probe(self, episodes: Episodes) -> dict[str, Tensor]:
+        return by_length(self, self.walk(episodes.support), episodes, self.inner_batch)
+
+
+def last(walk: Iterator[State]) -> State:
+    """Where it ends."""
+    return deque(walk, maxlen=1).pop()
+
+
+def lengths(parts: int) -> list[int]:
+    """After how many of a stream's classes or functions a test looks."""
+    return [*(n for n in LENGTHS if n < parts), parts]
+
+
+def by_length(algorithm: Algorithm, walk: Iterator[State], episodes: Episodes, batch: int) -> dict[str, Tensor]:
+    """Score on the classes (functions) seen so far when 1, 2, 5, … of them have passed, `by_length` (T, lengths).
+
+    Args:
+        algorithm: the learner.
+        walk: its state after 0, 1, … steps on the support set.
+        episodes: their support and query sets class by class, as many examples of each.
+        batch: support examples of a step.
+    """
+    parts = episodes.support.ways or algorithm.spec.parts
+    if parts == 1:
+        return {}
+    shots, queries = episodes.support.x.shape[1] // parts, episodes.query.x.shape[1] // parts
+    looks = {-(-n * shots // batch): n * queries for n in lengths(parts)}
+    scores = [
+        task_scores(algorithm.predict(state, episodes.query.x[:, : looks[step]]), episodes.query.y[:, : looks[step]])
+        for step, state in enumerate(walk)
+        if step in looks
+    ]
+    return {"by_length": torch.stack(scores, 1)}
