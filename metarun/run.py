@@ -103,7 +103,8 @@ def build_parts(config: DictConfig) -> Parts:
     trainer: Trainer = build(config.trainer, seed, key="trainer")
     device = choose_device(trainer.device)
     method = build_method(config.cl)
-    data: Data = build(with_stages(config.data, method), seed, key="data")
+    staged = type(method) is not ContinualMethod or trainer.switch is not None or trainer.order != "given"
+    data: Data = build(with_stages(config.data) if staged else config.data, seed, key="data")
     torch.manual_seed(derive(seed, "initialisation"))
     check_kind("data", data, Data)
     algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
@@ -128,12 +129,12 @@ def build_method(node: DictConfig) -> ContinualMethod:
     return Several(list(methods.values())) if len(methods) > 1 else methods["cl"]
 
 
-def with_stages(node: DictConfig, method: ContinualMethod) -> DictConfig:
-    """The data's configuration, with its default stages where a continual-learning method would otherwise have one."""
-    if type(method) is ContinualMethod or "stages" not in node or node.stages is not None:
+def with_stages(node: DictConfig) -> DictConfig:
+    """The data's configuration, with its default stages where it says none, but may."""
+    if "stages" not in node or node.stages is not None:
         return node
     stages = locate(node._target_, "data._target_").default_stages
-    log.info("data.stages=%d: a continual-learning method needs stages, and these are the data's default", stages)
+    log.info("data.stages=%d: continual learning needs stages, and these are the data's default", stages)
     return OmegaConf.merge(node, {"stages": stages})  # type: ignore[return-value]
 
 

@@ -193,7 +193,7 @@ def test_a_continual_method_gets_the_datas_default_stages(metarun):
         "        print(f'ended {self.ended}: {stage.name}')\n"
     )
     out = metarun("cl=counting", *SHORT).stdout
-    assert "data.stages=4: a continual-learning method needs stages" in out
+    assert "data.stages=4: continual learning needs stages" in out
     assert "ended 4: phase 2.36-3.14" in out
     assert [path.parent.name for path in run_folders(metarun.folder)] == ["maml-sine-counting"]
     assert "ended 2" in metarun("cl=counting", "data.stages=2", *SHORT).stdout

@@ -249,6 +249,7 @@ class _Job:
                 self._arrange(number)
                 self._add_row()
                 self._begin(number)
+                self._save()
             self.method.enter(number)
             self._train_stage(number)
         return self._test()
@@ -258,7 +259,7 @@ class _Job:
     def _arrange(self, number: int) -> None:
         """Decide which stages come from place ``number`` on: at the start, or with order=active at every boundary."""
         how, order = self.trainer.order, self.position.order
-        if how == "given" or (number and how != "active"):
+        if how == "given" or (number and how != "active") or len(order) - number < 2:
             return
         coming = order[number:]
         if how == "random":
@@ -296,6 +297,7 @@ class _Job:
         if not self.position.started:
             self._add_row()
             self._begin(0)
+            self._save()
         self.method.enter(self.position.started - 1)
         self._train("stream", 0, self.total)
         return self._test()
@@ -310,7 +312,7 @@ class _Job:
             return
         loss = -self.sign * float(score)
         ended = self.jumps.found(self.position.step, loss)
-        if ended is not None:
+        if ended is not None:  # nothing is saved here, in the middle of an update
             self._end(ended)
             self._begin(self.position.started)
             self.method.enter(self.position.started - 1)
@@ -338,7 +340,6 @@ class _Job:
         self.method.on_stage_start(self.algorithm, number)
         self.position.best, self.best_states = [], []
         self.position.started += 1
-        self._save()
 
     def _grow(self, number: int) -> None:
         """Let the method add parameters, which the optimizer then has, too."""

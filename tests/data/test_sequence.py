@@ -6,10 +6,12 @@ import struct
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
-from metarun.config import ConfigError
+from metarun.config import CONFIGS, ConfigError
 from metarun.data import mnist
 from metarun.data.sequence import Sequence, to_shape
+from metarun.run import run
 
 CPU = torch.device("cpu")
 
@@ -73,3 +75,17 @@ def test_options_of_a_data_sets_own(root):
 def test_mistakes_are_named(root, keys, message):
     with pytest.raises(ConfigError, match=message):
         Sequence(0, **{"of": ("mnist",), "root": root, "queries": 4, **keys})
+
+
+def test_omniglot_then_cifar_fs_at_one_size(tmp_path, data_root):
+    """Grey and colour, 28 and 32 pixels: one learner goes through both."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        keys = ["algo=protonet", "data=sequence", "data.queries=1", "cl=replay", "cl.size=2", "model.filters=4"]
+        short = ["trainer.iterations=1", "trainer.tasks=1", "trainer.test_tasks=2", "trainer.val_tasks=1", "trainer.threads=1"]
+        config = compose("config", [*keys, *short, "trainer.figures=false", "trainer.tensorboard=false"])
+    try:
+        found = run(config, {"algo": "protonet", "data": "sequence", "model": "conv4", "cl": "replay"}, tmp_path)
+    except ConfigError as error:
+        pytest.skip(f"no CIFAR-100: {error}")
+    assert found["continual"]["stages"] == ["omniglot", "cifarfs"]
+    assert len(found["continual"]["R"]) == 3
