@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import images
+from small import LINE, images, mlp, regression
 from streams import CPU, learner, stream
 from torch.nn import functional as F
 
@@ -170,3 +170,49 @@ def test_learners_of_tasks_have_one_too():
     assert all(float(f.sum()) > 0 for f in fisher(maml, Pictures(), "sampled", samples=4).values())
     with pytest.raises(ConfigError, match="choose sampled"):
         fisher(protonet, Pictures(), "exact", samples=2)
+
+
+class Lines(TaskSource):
+    """Three tasks of regression."""
+
+    def __init__(self):
+        torch.manual_seed(2)
+        self.all = regression(dtype=torch.float32)
+
+    def sample(self, ids):
+        return self.all.pick(ids)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_an_episodes_score_goes_through_its_adaptation(first_order):
+    """By hand for each episode: an inner step, then the query score with respect to the slow weights, or at the adapted ones."""
+    torch.manual_seed(0)
+    maml = MAML(LINE, lambda outputs, shape=None: mlp(outputs), 0.1, first_order=first_order)
+    found = fisher(maml, Lines(), "true", samples=3)
+    slow = dict(maml.network.named_parameters())
+    total = {name: torch.zeros_like(w) for name, w in slow.items()}
+    for one in Lines().all.split(1):
+        support = (maml.network(slow, one.support.x) - one.support.y).square().mean()
+        slopes = torch.autograd.grad(support, list(slow.values()), create_graph=not first_order)
+        fast = {name: w - 0.1 * g for (name, w), g in zip(slow.items(), slopes, strict=True)}
+        score = 0.5 * (maml.network(fast, one.query.x) - one.query.y).square().sum()
+        for value, g in zip(total.values(), torch.autograd.grad(score, list(slow.values())), strict=True):
+            value += g**2 / 3
+    for name, value in total.items():
+        torch.testing.assert_close(found[f"network.{name}"], value, rtol=1e-4, atol=1e-6 * float(value.max()))
+
+
+def test_sampled_scores_of_regression_are_of_a_unit_normal():
+    source = Lines()
+    torch.manual_seed(0)
+    maml = MAML(LINE, lambda outputs, shape=None: mlp(outputs), 0.1)
+    mean = sum(fisher(maml, source, "sampled", samples=3)["network.layers.2.bias"] for _ in range(300)) / 300
+    # Each of five queries' outputs moves one for one with the bias, but for what adaptation takes back.
+    through = [
+        torch.autograd.grad(maml.outputs(one)[0, i, 0], maml.network.layers[2].bias)[0] ** 2
+        for one in source.all.split(1)
+        for i in range(5)
+    ]
+    torch.testing.assert_close(mean, torch.stack(through).sum(0) / 3, rtol=0.15, atol=0)
+    with pytest.raises(ConfigError, match="for classes; choose sampled"):
+        fisher(maml, source, "exact", samples=3)
