@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config import CONFIGS, ConfigError, nearest
+from metarun.signals import stop_if_asked
 
 GROUPS = {
     "algo": "how to learn from a support set",
@@ -99,7 +101,7 @@ def methods(choices: Mapping[str, str]) -> str:
 
 def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | None:
     """The line and the exit status for what is no bug; None for a bug, which shows its traceback."""
-    if type(error).__name__ == "Diverged":  # by name: its class would bring torch
+    if type(error).__name__ in ("Diverged", "SweepFailed"):  # by name: they would bring torch, and a progress bar
         return str(error), 1
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
         return explain(error, arguments), 2
@@ -129,13 +131,22 @@ def show(overrides: list[str]) -> None:
 def job(config: DictConfig) -> None:
     """One run, of a single command or of a sweep."""
     try:
+        stop_if_asked()
+        if parent_process() is not None:  # many at once on one terminal: what they say stands in their logs
+            root = logging.getLogger()
+            root.handlers = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
         run_or_show(config)
+    except KeyboardInterrupt:
+        if parent_process() is None:
+            raise
+        # In a process of a launcher's: raised, it would end the others before they have written their checkpoints.
     except Exception as error:
         if HydraConfig.get().mode == RunMode.RUN:
             failed.append(error)  # for `main`: Hydra would say more than one line
             return
         said = what_to_say(error, sys.argv[1:])
-        log.error(said[0] if said else "the job failed", exc_info=None if said else error)
+        log.error(said[0] if said else "The job failed", exc_info=None if said else error)
+        write_failure(said[0] if said else f"{type(error).__name__}: {error}")
         raise
 
 
@@ -143,9 +154,18 @@ failed: list[Exception] = []
 """What ended a single run."""
 
 
+def write_failure(message: str) -> None:
+    """Leave word of it in the run directory, for whoever watches the sweep."""
+    from metarun.tracking import FINAL, RunFolder
+
+    folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    if (folder.results() or {}).get("status") not in FINAL:
+        folder.write_results({"schema": 1, "status": "failed", "stopped": message})
+
+
 def run_or_show(config: DictConfig) -> None:
     """Run, or show what an earlier command has finished."""
-    from metarun.tracking import RunFolder, source_digest
+    from metarun.tracking import FINAL, RunFolder, source_digest
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     chosen = HydraConfig.get().runtime.choices
@@ -153,7 +173,7 @@ def run_or_show(config: DictConfig) -> None:
     if config.restart:
         folder.supersede()
     found = folder.results()
-    if found is None or found.get("status") not in ("finished", "diverged"):
+    if found is None or found.get("status") not in FINAL:
         from metarun.run import run
 
         found = run(config, choices, folder.path)
@@ -306,6 +326,9 @@ def explain(error: BaseException, arguments: list[str]) -> str:
     if match := re.search(r"(?:Could not override|Key) '([^']+)'", text):
         key = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^']+)'", text) or match
         return f"{key[1]}: no such key{nearest_key(key[1], arguments)}"
+    if match := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(joblib|submitit|ray)_", text):
+        extra = {"joblib": "parallel", "submitit": "slurm", "ray": "ray"}[match[1]]
+        return f"hydra/launcher: this one needs metarun's extra {extra}; pip install 'metarun[{extra}]'"
     if match := re.search(r"You must specify '([^']+)'", text):
         return f"{match[1]}: missing; choose from {', '.join(choices_of(match[1], arguments))}"
     if isinstance(error, OverrideParseException) or not isinstance(error, HydraException | OmegaConfBaseException):

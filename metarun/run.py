@@ -27,11 +27,12 @@ from metarun.episodes import TaskSpec
 from metarun.model.network import Network, as_network
 from metarun.report import figures, vectors
 from metarun.rng import derive
+from metarun.signals import Interrupted
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
-from metarun.trainer.machine import Interrupted, choose_device, keep_freed_memory, set_threads
+from metarun.trainer.machine import choose_device, keep_freed_memory, set_threads
 from metarun.trainer.trainer import Diverged, Outcome, Trainer, metric_name
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,8 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 SUPERSEDED = "superseded"
+FINAL = ("finished", "diverged")
+"""What a run may have come to that a further try would only repeat."""
 
 
 class RunFolder:
@@ -137,9 +139,16 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | f
 def source_digest(config: Mapping[str, Any]) -> str:
     """A digest of the code that makes a run's result: metarun's own, and the files of configured classes from elsewhere."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in [*sorted(PACKAGE.rglob("*.py")), *sorted(user_files(config))]:
+    digest.update(_own_code())
+    for path in sorted(user_files(config)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def _own_code() -> bytes:
+    """Read once: a sweep of many short runs spends its time on them."""
+    return b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))
 
 
 def user_files(config: Mapping[str, Any]) -> set[Path]:

@@ -13,8 +13,8 @@ from metarun.data.source import TaskShape
 from metarun.data.stream import ImageStream
 from metarun.model.mlp import MLP
 from metarun.run import build_method
+from metarun.signals import Interrupted
 from metarun.tracking import RunFolder
-from metarun.trainer.machine import Interrupted
 from metarun.trainer.trainer import Trainer, _Job
 
 CPU = torch.device("cpu")

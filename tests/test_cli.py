@@ -96,9 +96,9 @@ def test_a_sweep_runs_in_one_folder_and_goes_on_after_a_failure(metarun):
     metarun("-m", "seed=0,1,2", *SHORT)
     assert [path.name.partition("-")[2] for path in run_folders(metarun.folder)] == ["seed0", "seed1", "seed2"]
     assert len({path.name.partition("-")[0] for path in run_folders(metarun.folder)}) == 1
-    done = metarun("-m", "algo.inner_lr=-1,0.02", *SHORT, status=2)
-    assert "algo.inner_lr=-1" in done.stderr
-    assert len(run_folders(metarun.folder)) == 4
+    done = metarun("-m", "algo.inner_lr=-1,0.02", *SHORT, status=1)
+    assert "metarun: 1 of 2 jobs failed; the first: algo.inner_lr=-1.0: expected a number above 0" in done.stderr
+    assert len(run_folders(metarun.folder)) == 5
 
 
 def test_machine_keys_do_not_change_the_folder(metarun):

@@ -1,11 +1,8 @@
-"""The machine a run is on: its device, threads and allocator, and the signals that ask it to stop."""
+"""The machine a run is on: its device, threads and allocator."""
 
 import ctypes
 import os
-import signal
 import sys
-import threading
-from types import FrameType
 
 import torch
 
@@ -34,11 +31,22 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_threads(threads: int | None, work: int) -> int:
-    """Use ``threads``, or as many as suit ``work`` (operations of one pass over an update's tasks) → the number in use."""
+    """Use ``threads``, or as many as suit ``work`` (operations of one pass over an update's tasks) → the number in use.
+
+    The environment's OMP_NUM_THREADS is this process's share of the cores, where a launcher or a user has set it.
+    """
     if threads is None:
-        threads = 1 if work < ONE_THREAD_BELOW else len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    torch.set_num_threads(threads or 1)
+        threads = 1 if work < ONE_THREAD_BELOW else cores()
+    torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    if share.isdigit() and int(share) > 0:
+        return int(share)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
@@ -54,34 +62,3 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_max = -1, -4
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop. A `KeyboardInterrupt`, so that a sweep stops with it."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.number, self.message = number, message
-
-
-class Signals:
-    """While entered, SIGINT and SIGTERM are noted in `caught` instead of striking anywhere; a second one strikes."""
-
-    NUMBERS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.caught: int | None = None
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.NUMBERS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.caught = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

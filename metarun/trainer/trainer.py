@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import parent_process
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +22,10 @@ from metarun.config import ConfigError, require
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
 from metarun.rng import derive
+from metarun.signals import Interrupted, Signals
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary, testing
-from metarun.trainer.machine import Interrupted, Signals
 from metarun.trainer.online import Jumps, stages_of_rounds
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ class Trainer:
 
         Raises:
             Diverged: the loss is not finite; the last good checkpoint stays.
-            Interrupted: SIGINT or SIGTERM; a checkpoint has been written.
+            Interrupted: a signal asked to stop; a checkpoint has been written.
         """
         job = _Job(self, algorithm, stages, method, folder, source)
         with Signals() as job.signals, logging_redirect_tqdm():
@@ -485,7 +486,9 @@ class _Job:
     @contextmanager
     def _bar(self, name: str, start: int, end: int) -> Iterator["tqdm[Any]"]:
         done = self.position.step - start
-        with tqdm(total=end - start, initial=done, desc=name, unit="update", disable=None, dynamic_ncols=True) as bar:
+        # None: shown in a terminal. One of several processes there leaves it to the sweep's bar.
+        hidden = None if parent_process() is None else True
+        with tqdm(total=end - start, initial=done, desc=name, unit="update", disable=hidden, dynamic_ncols=True) as bar:
             yield bar
 
     # Tests ------------------------------------------------------------------------------------------------------------------

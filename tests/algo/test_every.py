@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from metarun.algo.algorithm import Algorithm
 from metarun.config import CONFIGS, ConfigError
 from metarun.run import run
-from metarun.trainer.machine import Interrupted
+from metarun.signals import Interrupted
 
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 NETWORKS = [f"metalearner algo.network={name}" for name in ("lstm", "mann", "snail", "hypernet")]  # the default is cnp
