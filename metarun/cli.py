@@ -36,10 +36,11 @@ GROUPS = {
     "trainer": "the outer loop",
     "+paper": "the protocol of a published result, in full",
     "+table": "all runs of a published table, with -m",
+    "+search": "search for values of keys on validation, with -m",
 }
 CHOICES = ("algo", "data", "cl", "model")
 NO_EFFECT = {
-    "": ("seed", "restart", "any_code"),
+    "": ("seed", "restart", "any_code", "search"),
     "data": ("root",),
     "trainer": ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
 }
@@ -141,6 +142,9 @@ def job(config: DictConfig) -> None:
             raise
         # In a process of a launcher's: raised, it would end the others before they have written their checkpoints.
     except Exception as error:
+        if type(error).__name__ == "Pruned":
+            log.info("%s", error)
+            return
         if HydraConfig.get().mode == RunMode.RUN:
             failed.append(error)  # for `main`: Hydra would say more than one line
             return
@@ -165,6 +169,8 @@ def write_failure(message: str) -> None:
 
 def run_or_show(config: DictConfig) -> None:
     """Run, or show what an earlier command has finished."""
+    if "search" in config and HydraConfig.get().mode == RunMode.RUN:
+        raise ConfigError("search: tries many runs; say -m, too")
     from metarun.tracking import FINAL, RunFolder, source_digest
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm, recorded_steps
 from metarun.algo.oml import lengths
+from metarun.algo.task_features import task_features
 from metarun.build import build, check_kind, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
@@ -33,7 +34,7 @@ from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.machine import choose_device, keep_freed_memory, set_threads
-from metarun.trainer.trainer import Diverged, Outcome, Trainer, metric_name
+from metarun.trainer.trainer import Diverged, Outcome, Pruned, Trainer, metric_name
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +69,12 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         ConfigError: a mistake in the configuration or in the data.
         Diverged: the training loss is not finite.
         Interrupted: a signal asked to stop.
+        Pruned: a search asked to stop.
     """
     folder = RunFolder(path)
     source = tracking.source_digest(config)
     check_checkpoint(folder, source, any_code=config.any_code)
+    folder.stop.unlink(missing_ok=True)
     keep_freed_memory()
     parts = build_parts(config)
     log.info(describe_run(parts, choices, folder))
@@ -80,8 +83,8 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
     results = describe_results(config, choices, parts, source)
     try:
         outcome = parts.trainer.fit(parts.algorithm, parts.stages, parts.method, folder, source)
-    except (Diverged, Interrupted) as stop:
-        status = "diverged" if isinstance(stop, Diverged) else "interrupted"
+    except (Diverged, Interrupted, Pruned) as stop:
+        status = {Diverged: "diverged", Interrupted: "interrupted", Pruned: "pruned"}[type(stop)]
         folder.write_results({**results, "status": status, "stopped": str(stop)})
         raise
     probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
@@ -116,6 +119,12 @@ def build_parts(config: DictConfig) -> Parts:
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages)
+
+
+def features_of(config: DictConfig) -> dict[str, float]:
+    """The `task_features` that a run of this configuration would tell."""
+    data: Data = build(with_stages(config.data, build_method(config.cl)), config.seed, key="data")
+    return task_features(data, data.stages(torch.device("cpu")))
 
 
 def build_method(node: DictConfig) -> ContinualMethod:
@@ -195,6 +204,7 @@ def describe_results(config: DictConfig, choices: Mapping[str, str], parts: Part
         **choices,
         "seed": config.seed,
         "status": "finished",
+        "validation": None,
         "test": None,
         "continual": None,
         "train": None,
@@ -219,6 +229,7 @@ def describe_results(config: DictConfig, choices: Mapping[str, str], parts: Part
             "source": source,
             "threads": parts.threads,
         },
+        "task_features": task_features(data, parts.stages),
     }
 
 
@@ -268,6 +279,7 @@ def measured(
         }
     best = position.best[0][1] if position.best and len(parts.stages) == 1 else None
     return {
+        "validation": {metric: summary(*outcome.validation)},
         "test": test,
         "continual": continual,
         "train": {

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +83,21 @@ class Job:
 
 
 class Watch:
-    """While entered, tells how far ``jobs`` are: a bar in a terminal, elsewhere a line whenever a job ends."""
+    """While entered, tells how far ``jobs`` are: a bar in a terminal, elsewhere a line whenever a job ends.
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
+    Args:
+        jobs: of the sweep.
+        on_look: called at each look, every half second.
+        quiet: tell nothing.
+    """
+
+    def __init__(self, jobs: Sequence[Job], on_look: Callable[[], object] = lambda: None, *, quiet: bool = False) -> None:
+        self.jobs, self.on_look, self.quiet = jobs, on_look, quiet
         self._over = threading.Event()
         self._began = time.monotonic()
         self._skipped = sum(job.skipped for job in jobs)
         self._told = self._skipped
-        self._bar: tqdm[Any] = tqdm(total=len(jobs), initial=self._skipped, desc="sweep", unit="job", disable=None)
+        self._bar: tqdm[Any] = tqdm(total=len(jobs), initial=self._skipped, desc="sweep", unit="job", disable=quiet or None)
         self._thread = threading.Thread(target=self._follow, name="sweep", daemon=True)
 
     def __enter__(self) -> "Watch":
@@ -103,11 +109,13 @@ class Watch:
         self._thread.join()
         for job in self.jobs:
             job.give_up()
+        self.on_look()
         self._tell()
         self._bar.close()
 
     def _follow(self) -> None:
         while not self._over.wait(EVERY):
+            self.on_look()
             self._tell()
 
     def _tell(self) -> None:
@@ -117,7 +125,7 @@ class Watch:
         if not self._bar.disable:
             self._bar.n = ended
             self._bar.set_postfix_str(f"{counted['running']} running, {failed} failed")
-        elif ended > self._told:
+        elif ended > self._told and not self.quiet:
             line = f"sweep: {ended} of {len(self.jobs)} done, {counted['running']} running, {failed} failed"
             if ended < len(self.jobs):
                 left = (time.monotonic() - self._began) / (ended - self._skipped) * (len(self.jobs) - ended)

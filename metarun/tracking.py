@@ -33,6 +33,8 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.figures = self.path / "figures"
+        self.stop = self.path / "stop"
+        """Where there is such a file, the run stops after its next validation."""
 
     def results(self) -> dict[str, Any] | None:
         """The results written so far, or None where there are none or they cannot be read."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,15 @@ def cell(seeds: Mapping[int, float | None], sign: str = "") -> str:
     values = np.array([value for value in seeds.values() if value is not None])
     if not len(values) or len(values) < len(seeds):
         return ""
+    mean, interval = over_seeds([float(value) for value in values])
+    if interval is None:
+        return f"{mean:{sign}.2f} (1 seed)"
+    return f"{mean:{sign}.2f} ± {interval:.2f} ({len(values)} seeds)"
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its 95 % interval (Student's t), which one seed has not."""
     if len(values) == 1:
-        return f"{values[0]:{sign}.2f} (1 seed)"
+        return values[0], None
     quantile = QUANTILE[len(values) - 2] if len(values) - 2 < len(QUANTILE) else 1.96
-    return f"{values.mean():{sign}.2f} ± {quantile * values.std(ddof=1) / len(values) ** 0.5:.2f} ({len(values)} seeds)"
+    return float(np.mean(values)), float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import parent_process
 from typing import Any, Literal
 
@@ -45,6 +46,10 @@ class Diverged(RuntimeError):
     """The training loss or a weight is no longer finite."""
 
 
+class Pruned(RuntimeError):
+    """A search has no more use for the run, which could be continued from its checkpoint."""
+
+
 @dataclass
 class Position:
     """How far a run is: what a checkpoint holds beside the weights' and the optimizer's states."""
@@ -70,10 +75,14 @@ class Position:
 
 @dataclass
 class Outcome:
-    """What a run found, stages in the order taken: scores (steps + 1, tasks) of the test by stage, and R of a run with several."""
+    """What a run found, stages in the order taken: by stage, scores (steps + 1, tasks) of the test and (tasks,) of validation; R of several.
+
+    Validation and test are of the same weights.
+    """
 
     stages: list[str]
     test: list[NDArray[np.float64]]
+    validation: list[NDArray[np.float64]]
     rows: list[list[float | None]]
     position: Position
     rounds: list[int] | None = None
@@ -174,6 +183,7 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite; the last good checkpoint stays.
             Interrupted: a signal asked to stop; a checkpoint has been written.
+            Pruned: the run directory's file `stop` asks for it; a checkpoint has been written.
         """
         job = _Job(self, algorithm, stages, method, folder, source)
         with Signals() as job.signals, logging_redirect_tqdm():
@@ -371,6 +381,9 @@ class _Job:
                     self._log_loss(bar)
                 if stage and self.trainer.validate_every and (step % self.trainer.validate_every == 0 or step == end):
                     self._validate(stage, bar)
+                    if self.folder.stop.exists():
+                        self._save()
+                        raise Pruned(f"pruned at update {step} of {self.total}")
                 if self.signals.caught or time.monotonic() - self.saved_at >= self.trainer.checkpoint_every:
                     self._save()
                 self._stop_if_asked()
@@ -493,11 +506,12 @@ class _Job:
 
     # Tests ------------------------------------------------------------------------------------------------------------------
 
-    def _evaluate_stages(self, *, path: bool) -> list[NDArray[np.float64]]:
-        tasks, scores = self.trainer.test_tasks, []
+    def _evaluate_stages(self, *, path: bool, validation: bool = False) -> list[NDArray[np.float64]]:
+        tasks, scores = self.trainer.val_tasks if validation else self.trainer.test_tasks, []
         for number, stage in enumerate(self.stages):
+            source = stage.val if validation else stage.test
             with self.method.testing(self.algorithm, number):
-                scores.append(evaluate(self.algorithm, stage.test, tasks, path=path, on_chunk=self._stop_if_asked))
+                scores.append(evaluate(self.algorithm, source, tasks, path=path, on_chunk=self._stop_if_asked))
         return scores
 
     def _add_row(self) -> None:
@@ -516,20 +530,21 @@ class _Job:
         self.position.rows.append([of[number] for number in range(len(of))])
 
     def _test(self) -> Outcome:
-        stage = self.stages[0]
-        if len(self.stages) > 1:
+        stage, several = self.stages[0], len(self.stages) > 1
+        if several:
             scores = self._evaluate_stages(path=True)
+            validation = [s[-1] for s in self._evaluate_stages(path=False, validation=True)]
             self._keep_row([summary(s[-1])["mean"] for s in scores])
         else:
-            ensemble = self.best_states or None
-            scores = [
-                evaluate(self.algorithm, stage.test, self.trainer.test_tasks, ensemble=ensemble, on_chunk=self._stop_if_asked)
-            ]
-            if ensemble:  # figures and whoever uses the learner from here on see what was tested
-                self.algorithm.load_state_dict(ensemble[0])
+            test = partial(evaluate, self.algorithm, ensemble=self.best_states or None, on_chunk=self._stop_if_asked)
+            scores = [test(stage.test, self.trainer.test_tasks)]
+            validation = [test(stage.val, self.trainer.val_tasks, path=False)[-1]]
+            if self.best_states:  # figures and whoever uses the learner from here on see what was tested
+                self.algorithm.load_state_dict(self.best_states[0])
         rows = [[row[number] for number in self.position.order] for row in self.position.rows if row]
         boundaries = self.jumps.steps if self.jumps else []
-        return Outcome([stage.name for stage in self.stages], scores, rows, self.position, self.rounds, boundaries)
+        names = [stage.name for stage in self.stages]
+        return Outcome(names, scores, validation, rows, self.position, self.rounds, boundaries)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------------
 

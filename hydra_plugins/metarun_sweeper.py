@@ -1,0 +1,75 @@
+"""metarun's sweeper. Hydra takes plugins from the package hydra_plugins alone, so it stands here and not in metarun."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig, OmegaConf
+
+
+class MetarunSweeper(BasicSweeper):
+    """Every combination of the values listed, each a job, through the launcher chosen; or a search, with `+search=`.
+
+    Args:
+        params: keys and values to sweep over, beside those of the command line: a published table's.
+    """
+
+    hydra_context: Any
+    config: Any
+    launcher: Any
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=params)
+
+    def sweep(self, arguments: list[str]) -> None:
+        from metarun.sweep import check, summary
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        said = parser.parse_overrides([*self._parse_config(), *arguments])
+        setup_globals()
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        if "search" in self.config:
+            from metarun.search.search import search
+
+            search(self, said)
+            return
+        jobs = self.jobs(self.split_arguments(said, None)[0])
+        try:
+            self.launch(jobs)
+        finally:
+            print(f"\n{summary(jobs)}", flush=True)
+        check(jobs)
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of one job."""
+        found: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        return found
+
+    def jobs(self, overrides: Sequence[Sequence[str]]) -> list[Any]:
+        """The jobs of these overrides; composing them refuses a mistake before any of them runs."""
+        from metarun.sweep import Job
+        from metarun.tracking import source_digest
+
+        found = []
+        for own in overrides:
+            config = self.compose(own)
+            path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+            found.append(Job(own, path, source_digest(config), anew=config.restart))
+        return found
+
+    def launch(
+        self, jobs: Sequence[Any], first: int = 0, on_look: Callable[[], object] = lambda: None, quiet: bool = False
+    ) -> None:
+        """Run those that are not finished yet, numbered from ``first``, watching them (`metarun.sweep.Watch`)."""
+        from metarun.signals import passed_on
+        from metarun.sweep import Watch
+
+        missing = [job.overrides for job in jobs if not job.skipped]
+        with Watch(jobs, on_look, quiet=quiet), passed_on():
+            if missing:
+                self.launcher.launch(missing, initial_job_idx=first)

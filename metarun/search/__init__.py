@@ -1,0 +1,1 @@
+"""Searching for values of configuration keys, on validation."""
