@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.utils import configure_log, run_job, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class MetarunSweeper(BasicSweeper):
@@ -59,7 +60,7 @@ class MetarunSweeper(BasicSweeper):
         for own in overrides:
             config = self.compose(own)
             path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-            found.append(Job(own, path, source_digest(config), anew=config.restart))
+            found.append(Job(own, path, source_digest(config), config, anew=config.restart))
         return found
 
     def launch(
@@ -69,7 +70,23 @@ class MetarunSweeper(BasicSweeper):
         from metarun.signals import passed_on
         from metarun.sweep import Watch
 
-        missing = [job.overrides for job in jobs if not job.skipped]
+        missing = [job for job in jobs if not job.skipped]
         with Watch(jobs, on_look, quiet=quiet), passed_on():
-            if missing:
-                self.launcher.launch(missing, initial_job_idx=first)
+            if type(self.launcher) is BasicLauncher:
+                self.launch_here(missing, first)
+            elif missing:
+                self.launcher.launch([job.overrides for job in missing], initial_job_idx=first)
+
+    def launch_here(self, jobs: Sequence[Any], first: int) -> None:
+        """One after another in this process, as Hydra's own launcher does that would compose each of them once more."""
+        for number, job in enumerate(jobs, first):
+            with open_dict(job.config):
+                job.config.hydra.job.id = job.config.hydra.job.num = number
+            run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.launcher.task_function,
+                config=job.config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)

@@ -386,7 +386,7 @@ def write_events(
                 pictures["fits"] = figures.fits(examples)
             for name, picture in pictures.items():
                 figures.save(picture, folder.figures / f"{name}.png")
-                events.figure(f"figures/{name}", picture, outcome.position.step)
+                events.picture(f"figures/{name}", folder.figures / f"{name}.png", outcome.position.step)
                 figures.close(picture)
     finally:
         events.close()

@@ -28,11 +28,12 @@ class Job:
         overrides: of the command line, as `KEY=VALUE`.
         path: of the run directory.
         source: digest of the code that would make its result now.
+        config: composed.
         anew: what lies there already will be superseded.
     """
 
-    def __init__(self, overrides: Sequence[str], path: Path, source: str, *, anew: bool = False) -> None:
-        self.overrides, self.folder, self.source = tuple(overrides), RunFolder(path), source
+    def __init__(self, overrides: Sequence[str], path: Path, source: str, config: Any = None, *, anew: bool = False) -> None:
+        self.overrides, self.folder, self.source, self.config = tuple(overrides), RunFolder(path), source, config
         found = self.folder.results() or {}
         self._stamps = self._look()
         self.skipped = not anew and found.get("status") in FINAL

@@ -95,10 +95,14 @@ class Log:
             for tag, value in values.items():
                 self._writer.add_scalar(tag, value, step)
 
-    def figure(self, tag: str, figure: Any, step: int) -> None:
-        """A matplotlib figure for TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_figure(tag, figure, step, close=False)
+    def picture(self, tag: str, path: Path, step: int) -> None:
+        """A PNG for TensorBoard, as it is: drawing a figure once more would take longer than many a run."""
+        if self._writer is None:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4)
+        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def embedding(self, vectors: Any, parameters: Mapping[str, Any], step: int) -> None:
         """Vectors (n, d) for TensorBoard's projector, labelled by ``parameters``, (n,) each."""

@@ -213,6 +213,10 @@ def save(figure: "Figure", path: Path) -> None:
     """Write a PNG beside ``path``, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
+    layout = figure.get_layout_engine()
+    if layout is not None:  # once: saving would lay out twice, and that is most of the time
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     figure.savefig(beside, format="png", dpi=120)
     beside.replace(path)
 
@@ -230,11 +234,9 @@ def _colours(count: int) -> list[Any]:
 
 
 def _figure(columns: int, rows: int, *, width: float, height: float = 3.2) -> "tuple[Figure, Any]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)  # TensorBoard draws through the figure's canvas
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)

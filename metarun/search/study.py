@@ -53,11 +53,8 @@ class Study:
             self._study = optuna.create_study(study_name="metarun", storage=storage, direction="minimize", load_if_exists=True)
             seed += len(self._study.get_trials(deepcopy=False))  # going on, it shall not draw once more what it drew first
         startup = min(10, 5 * len(space))
-        kinds = {
-            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup),
-            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        }
-        self._study.sampler = kinds[sampler]()
+        tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        self._study.sampler = tpe if sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
         self._study.pruner = optuna.pruners.MedianPruner(STARTUP) if pruning == "median" else optuna.pruners.NopPruner()
 
     def close(self) -> None:
@@ -197,7 +194,7 @@ class Study:
         from matplotlib import pyplot
         from optuna.visualization import matplotlib as plots
 
-        kinds = {
+        kinds: dict[str, Any] = {
             "history": plots.plot_optimization_history,
             "slice": plots.plot_slice,
             "curves": plots.plot_intermediate_values,
