@@ -51,7 +51,8 @@ class Study:
         with self._lock:
             storage = f"sqlite:///{(folder / 'study.db').resolve()}"
             self._study = optuna.create_study(study_name="metarun", storage=storage, direction="minimize", load_if_exists=True)
-            seed += len(self._study.get_trials(deepcopy=False))  # going on, it shall not draw once more what it drew first
+            # Going on, or beside another worker, it shall not draw once more what has been drawn.
+            seed += 1000 * len(list((folder / "workers").iterdir())) + len(self._study.get_trials(deepcopy=False))
         startup = min(10, 5 * len(space))
         tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
         self._study.sampler = tpe if sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
