@@ -287,6 +287,7 @@ def help_text(arguments: list[str]) -> str:
         "  metarun                                            MAML on sine waves, in under a minute",
         "  metarun algo=protonet data=omniglot data.shots=5   another algorithm, data set and value",
         "  metarun -m algo=maml,fomaml seed=0,1,2             a sweep: six runs in one output folder",
+        "  metarun -m +search=inner_lr data=sine              a search on validation, then a test",
         "",
         "--cfg job shows the whole configuration, -m sweeps over lists, --hydra-help tells Hydra's own flags.",
         "The same command again continues an unfinished run and shows a finished one; restart=true starts over.",

@@ -26,7 +26,7 @@ def test_help_names_every_group_and_choice_with_a_line(metarun):
             if group != "paper":
                 assert f"  {path.stem:<24} {headline(path)}" in out
     assert "  protonet_omniglot_       20way_1shot, 20way_5shot, 5way_1shot, 5way_5shot\n" in out
-    assert out.partition("Examples:")[2].count("\n  metarun ") == 3
+    assert out.partition("Examples:")[2].count("\n  metarun ") == 4
 
 
 def test_the_command_line_imports_no_torch(metarun):
