@@ -53,10 +53,17 @@ def test_a_sweep_passes_it_on_to_its_processes_and_waits():
     process = context.Process(target=child, args=(ready, seen))
     process.start()
     assert ready.wait(60)
-    with pytest.raises(Interrupted), passed_on():
-        os.kill(os.getpid(), signal.SIGTERM)
-        process.join(60)
-    assert seen.value == signal.SIGTERM
-    with pytest.raises(Interrupted), passed_on():
-        os.kill(os.getpid(), signal.SIGTERM)  # nobody to wait for: it strikes
-        pytest.fail("the signal did not strike")
+    waited = []
+
+    def sweep():
+        with passed_on():
+            os.kill(os.getpid(), signal.SIGTERM)
+            process.join(60)
+            waited.append(seen.value)
+
+    with pytest.raises(Interrupted):
+        sweep()
+    assert waited == [signal.SIGTERM]
+    with pytest.raises(Interrupted):
+        sweep()  # nobody to wait for: it strikes
+    assert waited == [signal.SIGTERM]
