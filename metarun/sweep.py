@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from metarun.report.summary import figure
+from metarun.signals import stopping
 from metarun.tracking import FINAL, RunFolder
 
 EVERY = 0.5
@@ -53,9 +54,9 @@ class Job:
         return "running" if begun else "waiting"
 
     def give_up(self) -> None:
-        """Nobody works on it any more: one that was running has been lost without a word."""
+        """Nobody works on it any more: one that was running has been lost without a word, or was stopped before its training."""
         if self.status == "running":
-            self._known = "failed"
+            self._known = "interrupted" if stopping else "failed"
 
     def said(self) -> str:
         """What became of it, for people: `finished`, `skipped`, `resumed at 300, finished`, `failed: …`."""

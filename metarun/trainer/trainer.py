@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import parent_process
@@ -186,7 +186,7 @@ class Trainer:
             Pruned: the run directory's file `stop` asks for it; a checkpoint has been written.
         """
         job = _Job(self, algorithm, stages, method, folder, source)
-        with Signals() as job.signals, logging_redirect_tqdm():
+        with Signals() as job.signals, logging_redirect_tqdm() if has_terminal() else nullcontext():
             try:
                 return job.run()
             finally:
@@ -499,8 +499,7 @@ class _Job:
     @contextmanager
     def _bar(self, name: str, start: int, end: int) -> Iterator["tqdm[Any]"]:
         done = self.position.step - start
-        # None: shown in a terminal. One of several processes there leaves it to the sweep's bar.
-        hidden = None if parent_process() is None else True
+        hidden = None if has_terminal() else True  # None: shown in a terminal
         with tqdm(total=end - start, initial=done, desc=name, unit="update", disable=hidden, dynamic_ncols=True) as bar:
             yield bar
 
@@ -603,6 +602,11 @@ class _Job:
         self.loss_sum.fill_(loss)
         self.position.resumed_at.append(self.position.step)
         log.info("Continuing at update %d of %d", self.position.step, self.total)
+
+
+def has_terminal() -> bool:
+    """Whether this process has the terminal for itself: one of a sweep's several leaves it to the sweep's bar."""
+    return parent_process() is None
 
 
 def metric_name(algorithm: Algorithm) -> str:
