@@ -150,7 +150,8 @@ def job(config: DictConfig) -> None:
             return
         said = what_to_say(error, sys.argv[1:])
         log.error(said[0] if said else "The job failed", exc_info=None if said else error)
-        write_failure(said[0] if said else f"{type(error).__name__}: {error}")
+        if type(error).__name__ != "Busy":  # then the run is another's, who will tell of it
+            write_failure(said[0] if said else f"{type(error).__name__}: {error}")
         raise
 
 
@@ -182,7 +183,8 @@ def run_or_show(config: DictConfig) -> None:
     if found is None or found.get("status") not in FINAL:
         from metarun.run import run
 
-        found = run(config, choices, folder.path)
+        with folder.claimed():
+            found = run(config, choices, folder.path)
     else:
         log.info("Already %s", found["status"])
         if found["environment"]["source"] != source_digest(config):

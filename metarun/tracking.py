@@ -7,16 +7,25 @@ import math
 import os
 import shutil
 import subprocess  # nosec B404
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from metarun.config import ConfigError
+
 PACKAGE = Path(__file__).resolve().parent
 SUPERSEDED = "superseded"
+LOCK = ".lock"
 FINAL = ("finished", "diverged")
 """What a run may have come to that a further try would only repeat."""
+
+
+class Busy(ConfigError):
+    """Another process is at work on the run."""
 
 
 class RunFolder:
@@ -51,9 +60,27 @@ class RunFolder:
         beside.write_text(json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
         beside.replace(self.results_path)
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """For the length of the block no other process may work on this run. A killed process holds nothing.
+
+        Raises:
+            Busy: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Busy(f"{self.path}: another process is at work on this run") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def supersede(self) -> None:
         """Start over: what this run left goes to `superseded/N/`, but for what Hydra has just written."""
-        kept = {SUPERSEDED, ".hydra", "metarun.log"}
+        kept = {SUPERSEDED, LOCK, ".hydra", "metarun.log"}
         old = [p for p in self.path.iterdir() if p.name not in kept] if self.path.is_dir() else []
         if not old:
             return

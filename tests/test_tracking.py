@@ -2,7 +2,9 @@
 
 import json
 
-from metarun.tracking import Log, RunFolder, flat, source_digest
+import pytest
+
+from metarun.tracking import Busy, Log, RunFolder, flat, source_digest
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
@@ -50,6 +52,15 @@ def test_starting_over_moves_and_never_deletes(tmp_path):
     assert (tmp_path / "superseded/1/checkpoints/last.pt").read_text() == "first"
     assert (tmp_path / "superseded/2/results.json").read_text() == "second"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "superseded"]
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path):
+    with RunFolder(tmp_path).claimed():
+        second = RunFolder(tmp_path).claimed()
+        with pytest.raises(Busy, match="another process is at work on this run"):
+            second.__enter__()
+    with RunFolder(tmp_path).claimed():
+        pass
 
 
 def test_events_hold_scalars_figures_and_hparams_in_one_file(tmp_path):
