@@ -107,10 +107,8 @@ def build_parts(config: DictConfig) -> Parts:
     trainer: Trainer = build(config.trainer, seed, key="trainer")
     device = choose_device(trainer.device)
     method = build_method(config.cl)
-    staged = type(method) is not ContinualMethod or trainer.switch is not None or trainer.order != "given"
-    data: Data = build(with_stages(config.data) if staged else config.data, seed, key="data")
+    data = build_data(config, method)
     torch.manual_seed(derive(seed, "initialisation"))
-    check_kind("data", data, Data)
     algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
     check_kind("algo", algorithm, Algorithm)
     if not any(True for _ in algorithm.parameters()):
@@ -123,8 +121,17 @@ def build_parts(config: DictConfig) -> Parts:
 
 def features_of(config: DictConfig) -> dict[str, float]:
     """The `task_features` that a run of this configuration would tell."""
-    data: Data = build(with_stages(config.data, build_method(config.cl)), config.seed, key="data")
+    data = build_data(config, build_method(config.cl))
     return task_features(data, data.stages(torch.device("cpu")))
+
+
+def build_data(config: DictConfig, method: ContinualMethod) -> Data:
+    """The data configured; in stages, the default ones where none are named, if anything about the stream asks for them."""
+    streams = config.trainer.switch is not None or config.trainer.order != "given"
+    staged = streams or type(method) is not ContinualMethod
+    data: Data = build(with_stages(config.data) if staged else config.data, config.seed, key="data")
+    check_kind("data", data, Data)
+    return data
 
 
 def build_method(node: DictConfig) -> ContinualMethod:

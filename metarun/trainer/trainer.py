@@ -75,7 +75,7 @@ class Position:
 
 @dataclass
 class Outcome:
-    """What a run found, stages in the order taken: by stage, scores (steps + 1, tasks) of the test and (tasks,) of validation; R of several.
+    """What a run found, stages in the order taken: scores, (steps + 1, tasks) of the test and (tasks,) of validation; R of several.
 
     Validation and test are of the same weights.
     """
