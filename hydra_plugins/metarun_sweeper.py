@@ -1,6 +1,6 @@
 """metarun's sweeper. Hydra takes plugins from the package hydra_plugins alone, so it stands here and not in metarun."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,23 @@ class MetarunSweeper(BasicSweeper):
     """Every combination of the values listed, each a job, through the launcher chosen; or a search, with `+search=`.
 
     Args:
-        params: keys and values to sweep over, beside those of the command line: a published table's.
+        params: keys and values to sweep over, beside those of the command line: a table's; or a list of such grids, whose jobs
+            are all run. What the command line says holds in every grid.
     """
 
     hydra_context: Any
     config: Any
     launcher: Any
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
-        super().__init__(max_batch_size=None, params=params)
+    def __init__(self, params: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=None)
+        self.grids = [params or {}] if params is None or isinstance(params, Mapping) else params
 
     def sweep(self, arguments: list[str]) -> None:
         from metarun.sweep import check, summary
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        said = parser.parse_overrides([*self._parse_config(), *arguments])
+        grids = [parser.parse_overrides([*as_overrides(grid), *arguments]) for grid in self.grids]
         setup_globals()
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,9 +39,10 @@ class MetarunSweeper(BasicSweeper):
         if "search" in self.config:
             from metarun.search.search import search
 
-            search(self, said)
+            search(self, grids[0])
             return
-        jobs = self.jobs(self.split_arguments(said, None)[0])
+        listed = [tuple(overrides) for said in grids for overrides in self.split_arguments(said, None)[0]]
+        jobs = self.jobs(list(dict.fromkeys(listed)))  # each once, though two grids have it
         try:
             self.launch(jobs)
         finally:
@@ -90,3 +93,8 @@ class MetarunSweeper(BasicSweeper):
                 job_subdir_key="hydra.sweep.subdir",
             )
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+
+
+def as_overrides(grid: Mapping[str, Any]) -> list[str]:
+    """Keys and values of a YAML file as on the command line."""
+    return [f"{key}={'null' if value is None else value}" for key, value in grid.items()]

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +137,14 @@ class Watch:
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """A line a job: what is its own among the overrides, what became of it, its test figure, its folder."""
-    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    rows = [(" ".join(o for o in job.overrides if o not in common), job.said(), job.score(), str(job.folder.path)) for job in jobs]
+    """A line a job: those of its overrides that have another value elsewhere, what became of it, its test figure, its folder."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for job in jobs:
+        for override in job.overrides:
+            values[override.partition("=")[0]].add(override)
+    told = {key for key, said in values.items() if len(said) > 1 or len(jobs) == 1}
+    own = [" ".join(override for override in job.overrides if override.partition("=")[0] in told) for job in jobs]
+    rows = [(what, job.said(), job.score(), str(job.folder.path)) for what, job in zip(own, jobs, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counted = Counter("skipped" if job.skipped else job.status for job in jobs)
