@@ -137,18 +137,28 @@ class Watch:
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """A line a job: those of its overrides that have another value elsewhere, what became of it, its test figure, its folder."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for job in jobs:
-        for override in job.overrides:
-            values[override.partition("=")[0]].add(override)
-    told = {key for key, said in values.items() if len(said) > 1 or len(jobs) == 1}
-    own = [" ".join(override for override in job.overrides if override.partition("=")[0] in told) for job in jobs]
+    """A line a job: what tells it from the others, what became of it, its test figure, its folder."""
+    own = _own_overrides(jobs)
     rows = [(what, job.said(), job.score(), str(job.folder.path)) for what, job in zip(own, jobs, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counted = Counter("skipped" if job.skipped else job.status for job in jobs)
     return "\n".join([*lines, "", ", ".join(f"{count} {status}" for status, count in counted.most_common())])
+
+
+def _own_overrides(jobs: Sequence[Job]) -> list[str]:
+    """What tells the jobs apart: overrides of keys that have several values, and if that is not enough, that not all have."""
+    said: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        for override in job.overrides:
+            said[override.partition("=")[0]].append(override)
+    several = {key for key, overrides in said.items() if len(set(overrides)) > 1}
+    own: list[str] = []
+    for told in (several, {key for key, overrides in said.items() if key in several or len(overrides) < len(jobs)}, set(said)):
+        own = [" ".join(override for override in job.overrides if override.partition("=")[0] in told) for job in jobs]
+        if all(own) and len(set(own)) == len(jobs):
+            break
+    return own
 
 
 def check(jobs: Iterable[Job]) -> None:

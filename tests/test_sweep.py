@@ -110,3 +110,17 @@ def test_a_stopped_sweep_says_so_and_goes_on(metarun):
     assert "stopped at update" in err.splitlines()[-1]
     assert len(list(metarun.folder.glob("outputs/**/last.pt"))) == 1
     assert "resumed at update" in metarun("-m", "seed=0", *keys[2:]).stdout
+
+
+def test_a_list_of_grids_is_one_sweep_with_each_job_once(metarun):
+    table = metarun.folder / "conf/table/mine.yaml"
+    table.parent.mkdir(parents=True)
+    grids = [
+        {"seed": "0,1", "data.train_shots": None},
+        {"seed": "1,2", "data.train_shots": None, "algo.inner_lr": 0.02},
+        {"seed": 1},
+    ]
+    table.write_text("# @package _global_\nhydra:\n  sweeper:\n    params: " + json.dumps(grids) + "\n")
+    done = metarun("-m", "+table=mine", "data.train_shots=null", *SHORT)
+    rows = [line.split("  finished")[0].strip() for line in done.stdout.splitlines() if line.startswith("seed=")]
+    assert rows == ["seed=0", "seed=1", "seed=1 algo.inner_lr=0.02", "seed=2 algo.inner_lr=0.02"]
