@@ -41,8 +41,11 @@ class MetarunSweeper(BasicSweeper):
 
             search(self, grids[0])
             return
-        listed = [tuple(overrides) for said in grids for overrides in self.split_arguments(said, None)[0]]
-        jobs = self.jobs(list(dict.fromkeys(listed)))  # each once, though two grids have it
+        listed: dict[frozenset[str], list[str]] = {}  # each job once, though two grids have it
+        for said in grids:
+            for overrides in self.split_arguments(said, None)[0]:
+                listed.setdefault(frozenset(overrides), overrides)
+        jobs = self.jobs(list(listed.values()))
         try:
             self.launch(jobs)
         finally:
