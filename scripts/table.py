@@ -5,6 +5,7 @@ python scripts/table.py continual_meta outputs docs/picture.png    the table, an
 """
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,15 @@ from metarun.report.table import rows_of, table
 
 
 def draw(name: str, folder: Path, path: Path) -> None:
-    _, rows = rows_of(name, folder)
-    metric = "accuracy" if any("accuracy" in run["test"] for runs in rows.values() for run in runs) else "mse"
-    found = {" ".join(what): np.mean([run["continual"]["R"] for run in runs], 0).tolist() for what, runs in rows.items()}
-    figures.save(figures.stage_matrices(found, metric), path)
+    """R, the mean over seeds: a row of panels for all that tells runs apart but the last, which is the column."""
+    found: dict[str, dict[str, list[list[float]]]] = defaultdict(dict)
+    metrics = {}
+    for what, runs in rows_of(name, folder)[1].items():
+        *row, column = what
+        title = "\n".join(row).replace(" by ", "\nby ")
+        found[title][column] = np.mean([run["continual"]["R"] for run in runs], 0).tolist()
+        metrics[title] = "accuracy" if "accuracy" in runs[0]["test"] else "mse"
+    figures.save(figures.stage_matrices(found, metrics), path)
 
 
 if __name__ == "__main__":

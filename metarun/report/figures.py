@@ -109,18 +109,36 @@ def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     return figure
 
 
-def stage_matrices(found: Mapping[str, Sequence[Sequence[float | None]]], metric: str) -> "Figure":
-    """R of several runs on the same scale, a panel each, five in a row; rows are points in time, columns stages."""
-    columns = min(len(found), 5)
-    figure, grid = _figure(columns, -(-len(found) // columns), width=1.7, height=1.7)
-    values = {name: np.array(R, dtype=np.float64) for name, R in found.items()}
-    low, high = (edge([edge(R[1:]) for R in values.values()]) for edge in (np.nanmin, np.nanmax))
-    for ax in np.ravel(grid):
-        ax.set_axis_off()
-    for ax, (name, R) in zip(np.ravel(grid), values.items(), strict=False):
-        image = ax.imshow(R, cmap="viridis" if metric == "accuracy" else "viridis_r", vmin=low, vmax=high, aspect="auto")
-        ax.set_title(name, fontsize=8)
-    figure.colorbar(image, ax=grid, label=metric)
+def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | None]]]], metrics: Mapping[str, str]) -> "Figure":
+    """R of many runs, a panel each: time goes down, stages go across.
+
+    Args:
+        found: R by row of the figure and, in it, by column. The panels of a row have one scale, errors a logarithmic one.
+        metrics: of each row.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.ticker import NullFormatter
+
+    columns = list(dict.fromkeys(name for row in found.values() for name in row))
+    figure, axes = _figure(len(columns), len(found), width=1.25, height=1.15)
+    for panels, (title, row) in zip(np.reshape(axes, (len(found), len(columns))), found.items(), strict=True):
+        values = {name: np.array(R, dtype=np.float64) for name, R in row.items()}
+        low, high = (edge([edge(R) for R in values.values()]) for edge in (np.nanmin, np.nanmax))
+        error = metrics[title] != "accuracy"
+        scale = LogNorm(max(low, 1e-6), high) if error else Normalize(low, high)
+        for ax, name in zip(panels, columns, strict=True):
+            ax.grid(visible=False)
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if ax.get_subplotspec().is_first_row():
+                ax.set_title(name, fontsize=8)
+            if name in values:
+                image = ax.imshow(values[name], cmap="viridis_r" if error else "viridis", norm=scale, aspect="auto")
+        panels[0].set_ylabel(title, fontsize=8)
+        bar = figure.colorbar(image, ax=list(panels))
+        bar.set_label(metrics[title], fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
