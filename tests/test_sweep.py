@@ -28,6 +28,16 @@ def jobs_of(path, count, **keys):
     return [Job([f"seed={i}", "algo=maml"], path / str(i), "s", **keys) for i in range(count)]
 
 
+def line_with(text, capsys):
+    """The line on stderr that says ``text``, waited for."""
+    said, deadline = "", time.monotonic() + 30
+    while text not in said:
+        assert time.monotonic() < deadline, said
+        time.sleep(0.005)
+        said += capsys.readouterr().err
+    return next(line for line in said.splitlines() if text in line)
+
+
 def test_the_states_of_a_job(tmp_path):
     (job,) = jobs_of(tmp_path, 1)
     assert job.status == "waiting"
@@ -62,10 +72,10 @@ def test_a_watch_counts_and_a_job_that_vanished_has_failed(tmp_path, monkeypatch
         for path in (tmp_path / "0", tmp_path / "1", tmp_path / "2"):
             begin(path)
         end(tmp_path / "0", "finished")
-        time.sleep(0.05)
+        lines = [line_with("1 of 4 done", capsys)]
         end(tmp_path / "1", "failed", stopped="no\nway")
-        time.sleep(0.05)
-    lines = capsys.readouterr().err.splitlines()
+        lines.append(line_with("2 of 4 done", capsys))
+    lines.append(line_with("3 of 4 done", capsys))
     assert lines[0].startswith("sweep: 1 of 4 done, 2 running, 0 failed, 00:0")
     assert lines[1].startswith("sweep: 2 of 4 done, 1 running, 1 failed")
     assert lines[2].startswith("sweep: 3 of 4 done, 0 running, 2 failed")
