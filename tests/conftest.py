@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarun import signals
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
     """Tiny tensors are fastest on one thread, and results do not depend on the machine."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_stopping():
+    """A signal that stopped a run of one test stops none of the next one's."""
+    signals.stopping.clear()
 
 
 @pytest.fixture(scope="session")
