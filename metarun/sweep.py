@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from metarun.report.summary import figure
 from metarun.signals import stopping
-from metarun.tracking import FINAL, RunFolder
+from metarun.tracking import FINAL, Busy, RunFolder
 
 EVERY = 0.5
 """Seconds between looks at the run directories."""
@@ -71,7 +71,14 @@ class Job:
 
     def why(self) -> str:
         """What ended it, in one line."""
-        return " ".join(str((self.folder.results() or {}).get("stopped", "it ended without a word")).split())
+        stopped = (self.folder.results() or {}).get("stopped")
+        if stopped is None:
+            try:
+                with self.folder.claimed():
+                    stopped = "it ended without a word"
+            except Busy:
+                stopped = "another process is at work on this run"
+        return " ".join(str(stopped).split())
 
     def score(self) -> str:
         """Its test figure with the interval, where it has one."""

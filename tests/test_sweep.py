@@ -83,6 +83,8 @@ def test_a_watch_counts_and_a_job_that_vanished_has_failed(tmp_path, monkeypatch
     assert rows[0].split() == ["seed=0", "finished", "mse", "1.000", "±", "0.500", str(tmp_path / "0")]
     assert "failed: it ended without a word" in rows[2]
     assert rows[-1] == "2 failed, 1 finished, 1 waiting"
+    with jobs[2].folder.claimed():
+        assert jobs[2].said() == "failed: another process is at work on this run"
     with pytest.raises(SweepFailed, match=r"^2 of 4 jobs failed; the first: no way \(.*/1/metarun.log\)$"):
         check(jobs)
 
