@@ -1,19 +1,18 @@
 """A-GEM (Chaudhry et al., ICLR 2019): no update may raise the loss on the memory, to the first order."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.memory import Memory
-from metarun.cl.method import ContinualMethod, Needs
-from metarun.config import require
+from metarun.cl.memory import Remembering
+from metarun.cl.method import Needs
 from metarun.data.source import Stage
 from metarun.episodes import Episodes
 
 
-class AGEM(ContinualMethod):
+class AGEM(Remembering):
     """Where the gradient points against that of remembered tasks, the part that does is taken out (equation 11 of the paper).
 
     Args:
@@ -25,10 +24,7 @@ class AGEM(ContinualMethod):
     needs: Needs = "boundaries"
 
     def __init__(self, size: int = 200, draw: int | None = None) -> None:
-        require(size > 0, "size", size, "1 or more")
-        require(draw is None or draw > 0, "draw", draw, "1 or more, or null")
-        self.size, self.number = size, draw
-        self.memory = Memory()
+        super().__init__(size, draw)
         self.batch = 0
 
     def mix(self, episodes: Episodes) -> Episodes:
@@ -54,9 +50,3 @@ class AGEM(ContinualMethod):
     def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float]:
         self.memory.add_some(stage, self.size)
         return {"memory": len(self.memory)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.memory.load_state_dict(state["memory"], self.device)

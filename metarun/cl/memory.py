@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarun.cl.method import ContinualMethod
+from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes, Examples, join
 
@@ -69,6 +71,27 @@ class Memory:
                 Examples(values.pop(f"{part}.x"), values.pop(f"{part}.y"), state["ways"]) for part in ("support", "query")
             )
             self.kept = Episodes(support, query, {name.removeprefix("context."): value for name, value in values.items()})
+
+
+class Remembering(ContinualMethod):
+    """A method that keeps a memory of tasks, which is in its checkpoint.
+
+    Args:
+        size: tasks to keep, of each stage or in all.
+        draw: remembered tasks in an update; None: as many as new ones.
+    """
+
+    def __init__(self, size: int, draw: int | None) -> None:
+        require(size > 0, "size", size, "1 or more")
+        require(draw is None or draw > 0, "draw", draw, "1 or more, or null")
+        self.size, self.number = size, draw
+        self.memory = Memory()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state["memory"], self.device)
 
 
 def tensors(episodes: Episodes) -> dict[str, Tensor]:

@@ -1,19 +1,19 @@
 """Experience replay (Chaudhry et al., "On tiny episodic memories in continual learning", 2019): train on some old tasks, too."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.memory import Memory
-from metarun.cl.method import ContinualMethod, weigh
+from metarun.cl.memory import Remembering
+from metarun.cl.method import weigh
 from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes, join
 
 
-class Replay(ContinualMethod):
+class Replay(Remembering):
     """Each update mixes remembered tasks into the new ones.
 
     Args:
@@ -32,11 +32,9 @@ class Replay(ContinualMethod):
         draw: int | None = None,
         share: float | None = None,
     ) -> None:
-        require(size > 0, "size", size, "1 or more")
-        require(draw is None or draw > 0, "draw", draw, "1 or more, or null")
+        super().__init__(size, draw)
         require(share is None or 0 < share < 1, "share", share, "a number between 0 and 1, or null")
-        self.size, self.keep, self.number, self.share = size, keep, draw, share
-        self.memory = Memory()
+        self.keep, self.share = keep, share
         self.needs = "boundaries" if keep == "per_stage" else "nothing"
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
@@ -60,9 +58,3 @@ class Replay(ContinualMethod):
         if self.keep == "per_stage":
             self.memory.add_some(stage, self.size)
         return {"memory": len(self.memory)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.memory.load_state_dict(state["memory"], self.device)
