@@ -50,7 +50,20 @@ class MetarunSweeper(BasicSweeper):
             self.launch(jobs)
         finally:
             print(f"\n{summary(jobs)}", flush=True)
+        self.tabulate(jobs)
         check(jobs)
+
+    def tabulate(self, jobs: Sequence[Any]) -> None:
+        """Of a published table's sweep: print it, of all its runs in the sweep's folder, and write it to `tables/` there."""
+        name = self.config.hydra.runtime.choices.get("table")
+        if name is None or not any(job.folder.path.is_dir() for job in jobs):
+            return
+        from metarun.report import table
+        from metarun.report.runs import collect
+
+        folder = Path(self.config.hydra.sweep.dir)
+        made = table.make(name, collect([folder]))
+        print(f"\n{made.markdown()}\n", *made.save(folder / "tables"), sep="\n", flush=True)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of one job."""

@@ -1,5 +1,6 @@
 """The command line: compose a configuration, say one clear line on a mistake, hand it to `metarun.run`. Imports no torch."""
 
+import argparse
 import hashlib
 import json
 import logging
@@ -25,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config import CONFIGS, ConfigError, nearest
+from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
 from metarun.signals import stop_if_asked
 
 GROUPS = {
@@ -34,17 +35,12 @@ GROUPS = {
     "model": "the network; the data brings one that suits it",
     "cl": "continual learning over stages; cl=[ewc,replay] combines",
     "trainer": "the outer loop",
+    "budget": "how much of a protocol to run",
     "+paper": "the protocol of a published result, in full",
     "+table": "all runs of a published table, with -m",
     "+search": "search for values of keys on validation, with -m",
 }
 CHOICES = ("algo", "data", "cl", "model")
-NO_EFFECT = {
-    "": ("seed", "restart", "any_code", "search"),
-    "data": ("root",),
-    "trainer": ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
-}
-"""Keys that do not change what a run computes, or (the seed) stand in its folder's name themselves."""
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +61,8 @@ def main() -> NoReturn:
         sys.exit(0)
     try:
         check_user_choices()
-        if arguments[:1] == ["show"]:
-            show(arguments[1:])
+        if arguments and arguments[0] in COMMANDS:
+            COMMANDS[arguments[0]](arguments[1:])
             sys.exit(0)
         job()
         if failed:
@@ -126,6 +122,38 @@ def show(overrides: list[str]) -> None:
     drawn = draw(config, config.hydra.runtime.choices.data)
     for path, stage in drawn.items():
         print(f"{path}  {stage}" if len(drawn) > 1 else path)
+
+
+def report(arguments: list[str]) -> None:
+    """`metarun report RUNS…`: a page that compares runs; with `--table NAME` a table of `configs/table/`."""
+    parser = argparse.ArgumentParser(prog="metarun report", description=report.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders with some in them")
+    parser.add_argument("--table", help="one of " + ", ".join(sorted(choices_of("table", []))))
+    parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder for what is written")
+    given = parser.parse_args(arguments)
+    from metarun.report import page, table
+    from metarun.report.runs import collect
+
+    runs = collect(given.runs)
+    if given.table:
+        made = table.make(given.table, runs)
+        print(made.markdown(), end="\n\n")
+        written = made.save(given.out)
+    else:
+        written = [page.save(runs, given.out / "report.html")]
+    print(*written, sep="\n")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`metarun eval RUN [KEY=VALUE ...]`: test a finished run otherwise than it was, or on other data, without training."""
+    if not arguments:
+        raise ConfigError("eval: which run? metarun eval RUN [KEY=VALUE ...]")
+    from metarun.use import evaluate as test
+
+    print(test(arguments[0], arguments[1:]))
+
+
+COMMANDS = {"show": show, "report": report, "eval": evaluate}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
@@ -212,6 +240,8 @@ def run_name(*, _root_: DictConfig) -> str:
     for node, keys in NO_EFFECT.items():
         for key in keys:
             (plain.get(node, {}) if node else plain).pop(key, None)
+    if choices.get("budget") == "full":  # which changes nothing
+        plain.pop("budget")
     digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
     parts = (choices.get("algo", "none"), choices.get("data", "none"), methods(choices))
     name = "-".join(part for part in parts if part != "none")
@@ -274,6 +304,8 @@ def help_text(arguments: list[str]) -> str:
         "",
         "usage: metarun [GROUP=CHOICE ...] [KEY=VALUE ...] [-m] [--cfg job] [--config-dir DIR]",
         "       metarun show data=CHOICE [KEY=VALUE ...]    a picture of a few tasks, without training",
+        "       metarun eval RUN [KEY=VALUE ...]            test a finished run otherwise, or on other data",
+        "       metarun report RUNS ... [--table NAME]      compare runs on a page, or in a published table",
     ]
     for title, about in GROUPS.items():
         group = title.lstrip("+")

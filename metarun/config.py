@@ -11,6 +11,13 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
 """Where metarun's own choices lie: in an installed package, or in a checkout."""
 
+NO_EFFECT = {
+    "": ("seed", "restart", "any_code", "search"),
+    "data": ("root",),
+    "trainer": ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
+}
+"""Keys that do not change what a run computes, or (the seed) stand in its folder's name themselves."""
+
 
 class ConfigError(ValueError):
     """A mistake of the user's in a configuration or in data: one line that says what, where and what would be right."""

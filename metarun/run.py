@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +55,8 @@ class Parts:
     device: torch.device
     threads: int
     stages: list[Stage]
+    budget: dict[str, Any]
+    """The budget's name, and the share of the protocol's updates that it makes."""
 
 
 def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str, Any]:
@@ -116,7 +118,13 @@ def build_parts(config: DictConfig) -> Parts:
     algorithm.to(device)
     stages = data.stages(device)
     work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
-    return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages)
+    protocol, budget = trainer.iterations, build(config.budget, key="budget")
+    if not budget.full:
+        passes = len(stages) * (1 + getattr(algorithm, "inner_steps", 0))
+        cut = {"iterations": budget.iterations(protocol, work * passes), "test_tasks": budget.tests(trainer.test_tasks)}
+        trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer")
+    part = {"name": budget.name, "share": trainer.iterations / max(protocol, 1)}
+    return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages, part)
 
 
 def features_of(config: DictConfig) -> dict[str, float]:
@@ -211,6 +219,8 @@ def describe_results(config: DictConfig, choices: Mapping[str, str], parts: Part
         **choices,
         "seed": config.seed,
         "status": "finished",
+        "budget": parts.budget,
+        "task": asdict(parts.data.spec),
         "validation": None,
         "test": None,
         "continual": None,

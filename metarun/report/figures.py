@@ -142,6 +142,46 @@ def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | No
     return figure
 
 
+def beside_published(
+    rows: Mapping[str, tuple[float, float | None, tuple[float | None, float | None] | None]], unit: str
+) -> "Figure":
+    """A line a row: the measured figure with its interval, and the published one with its own, where it is told."""
+    figure, (ax,) = _figure(1, 1, width=7.0, height=1.0 + 0.32 * len(rows))
+    for place, (mean, ci, told) in enumerate(rows.values()):
+        first = place == 0
+        if told is not None and told[0] is not None:
+            label = "published" if first else None
+            ax.errorbar(told[0], place + 0.15, xerr=told[1], color=COLOURS[2], marker="s", markersize=4, capsize=2, label=label)
+        label = "measured" if first else None
+        ax.errorbar(mean, place - 0.15, xerr=ci, color=COLOURS[3], marker="o", markersize=4, capsize=2, label=label)
+    ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"{unit}, 95 % interval")
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]], unit: str) -> "Figure":
+    """A panel a horizontal axis, two in a row: curves by name, each x, mean and half the width of its band."""
+    columns = min(len(panels), 2)
+    figure, grid = _figure(columns, -(-len(panels) // columns), width=5.5)
+    names = list(dict.fromkeys(name for panel in panels.values() for name, *_ in panel))
+    colours = dict(zip(names, _colours(len(names)), strict=True))
+    axes = np.ravel(grid)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (axis, panel) in zip(axes, panels.items(), strict=False):
+        for name, x, mean, ci in panel:
+            ax.plot(x, mean, color=colours[name], linewidth=1.2, marker="o" if len(x) < 12 else None, markersize=3, label=name)
+            ax.fill_between(x, mean - ci, mean + ci, color=colours[name], alpha=0.2, linewidth=0)
+        ax.set(xlabel=axis, ylabel=unit)
+        if unit != "accuracy" and all((mean > 0).all() for _, _, mean, _ in panel):
+            ax.set_yscale("log")
+    lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
+    figure.legend(lines.values(), lines.keys(), fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
+    return figure
+
+
 def presentations(rows: Sequence[dict[str, Any]], ways: int) -> "Figure":
     """Accuracy by how often the class has been presented, with its interval over tasks, and chance."""
     figure, (ax,) = _figure(1, 1, width=4.5)

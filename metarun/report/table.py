@@ -1,119 +1,404 @@
-"""Tables of the runs that `+table=NAME` made, from their directories alone. Imports no torch."""
+"""Tables of `configs/table/` from run directories: measured beside published, missing and failed cells shown. Imports no torch.
 
-import json
+A row is a cell of the table's sweep under one budget. Its runs are those whose command said `+table=NAME`, or, in a table of
+papers' rows, `+paper=` one of them, whichever table that was for.
+"""
+
+import csv
+import io
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
 
-PUBLISHED = Path(__file__).resolve().parent / "published"
-QUANTILE = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-"""Student's t at 97.5 % for 2, 3, … 10 seeds."""
+from metarun.config import CONFIGS, ConfigError, nearest
+from metarun.report import figures
+from metarun.report.published import Published, published
+from metarun.report.runs import Run
+from metarun.report.statistics import over_seeds
 
-Seeds = dict[int, float]
-"""A figure by seed."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-Rows = dict[tuple[str, ...], list[dict[str, Any]]]
-"""Results by what tells a row from the others; one of each seed."""
-
-FIGURES = ("acc", "bwt", "forgetting")
-KEYS = ("algo", "stages", "order", "cl")
-"""What may tell rows apart; what is the same in all of them is left out."""
-
-
-def runs_of(name: str, folder: Path) -> Iterator[dict[str, Any]]:
-    """The results of the finished runs under ``folder`` whose command said ``+table=NAME``."""
-    for path in sorted(folder.rglob("results.json")):
-        said = path.parent / ".hydra" / "overrides.yaml"
-        if "superseded" in path.parts or not said.is_file() or f"+table={name}" not in yaml.safe_load(said.read_text()):
-            continue
-        results = json.loads(path.read_text())
-        if results["status"] == "finished":
-            yield results
+STREAM_FIGURES = ("acc", "bwt", "forgetting", "last stage", "online")
+POINT = {"accuracy": 1.0, "mse": 0.01}
+"""A published figure without an interval is taken to be known to this: a point of accuracy in per cent."""
 
 
-def table(name: str, folder: Path) -> str:
-    """Markdown: beside the published figures where there are some, else accuracy by length, or the figures of merit of streams."""
-    if (PUBLISHED / f"{name}.yaml").is_file():
-        return beside_published(name, folder)
-    heads, rows = rows_of(name, folder)
-    lengths = [found["length"] for runs in rows.values() for found in runs[0]["test"].get("by_length", [])]
-    columns = dict.fromkeys(lengths) if lengths else dict.fromkeys([*FIGURES, "last stage", "online"])
+class Measure(NamedTuple):
+    """A figure with its 95 % interval, where it has one; ``mark`` is set behind it."""
+
+    mean: float
+    ci95: float | None
+    digits: int = 2
+    sign: str = ""
+    mark: str = ""
+
+    def text(self, plus_minus: str = "±") -> str:
+        interval = "" if self.ci95 is None else f" {plus_minus} {self.ci95:.{self.digits}f}"
+        return f"{self.mean:{self.sign}.{self.digits}f}{interval}{self.mark}"
+
+
+Cell = str | Measure
+
+
+@dataclass
+class Row:
+    """The runs of a cell under one budget."""
+
+    labels: tuple[str, ...]
+    runs: list[Run]
+    """Finished, one of each seed."""
+    others: list[Run]
+    """Those that came to no end, of seeds that have no finished run."""
+    look: str
+    published: Published | None
+    budget: str
+    changed: str
+    """What their commands changed of the table's protocol."""
+
+    @property
+    def metric(self) -> str:
+        return self.runs[0].metric if self.runs else "accuracy"
+
+    @property
+    def digits(self) -> int:
+        return 2 if self.metric == "accuracy" else 3
+
+    def by_seed(self, figure: str) -> dict[int, float | None]:
+        """A figure by seed, see `score`."""
+        return {run.seed: score(run, figure)[0] for run in self.runs}
+
+    def over_seeds(self, figure: str) -> Cell:
+        """Mean over seeds with its interval; nothing where a run has no such figure, a word where it is not finite."""
+        return mean_of(self.by_seed(figure).values(), self.digits)
+
+    @property
+    def over_tasks(self) -> float | None:
+        """The interval over test tasks within a seed, the mean over seeds."""
+        found = [score(run, self.look)[1] for run in self.runs]
+        known = [ci for ci in found if ci is not None]
+        return sum(known) / len(known) if known and len(known) == len(found) else None
+
+    @property
+    def state(self) -> str:
+        """What is missing or failed, in a few words."""
+        if not self.runs and not self.others:
+            return "missing"
+        counts: dict[str, list[str]] = defaultdict(list)
+        for run in self.others:
+            counts[run.status].append(" ".join(str(run.results.get("stopped", "")).split())[:60])
+        return "; ".join(f"{len(whys)} {status}{f' ({whys[0]})' if whys[0] else ''}" for status, whys in counts.items())
+
+
+@dataclass
+class Table:
+    """A finished table.
+
+    Attributes:
+        name: of its file in configs/table/.
+        title: that file's first line.
+        heads, lines: cells, columns that are empty in all rows left out.
+        notes: sources and rules, a line each.
+        rows: what the lines were made of.
+    """
+
+    name: str
+    title: str
+    heads: list[str]
+    lines: list[list[Cell]]
+    notes: list[str]
+    rows: list[Row]
+
+    def markdown(self) -> str:
+        lines: list[list[str]] = [self.heads, ["---"] * len(self.heads)]
+        lines += [[_text(cell) for cell in line] for line in self.lines]
+        return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ([""] if self.notes else []) + self._listed("- "))
+
+    def latex(self) -> str:
+        """A `tabular` with the rules of booktabs."""
+        lines = [" & ".join(map(_latex, line)) + r" \\" for line in (self.heads, *self.lines)]
+        body = [rf"\begin{{tabular}}{{{'l' * len(self.heads)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+        return "\n".join([f"% {self.title}", *self._listed("% "), *body, r"\end{tabular}", ""])
+
+    def csv(self) -> str:
+        """A measure in two columns: its mean and its interval."""
+        measures = [any(isinstance(line[i], Measure) for line in self.lines) for i in range(len(self.heads))]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([name for head, two in zip(self.heads, measures, strict=True) for name in _columns(head, two)])
+        for line in self.lines:
+            writer.writerow([part for cell, two in zip(line, measures, strict=True) for part in _parts(cell, two)])
+        return text.getvalue()
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write it to ``folder`` as Markdown, LaTeX, CSV and a picture → the files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for ending, content in {"md": self.markdown() + "\n", "tex": self.latex(), "csv": self.csv()}.items():
+            path = folder / f"{self.name}.{ending}"
+            beside = path.with_name(f".{path.name}.writing")
+            beside.write_text(content)
+            os.replace(beside, path)
+            written.append(path)
+        picture = self.picture()
+        if picture is not None:
+            written.append(folder / f"{self.name}.png")
+            figures.save(picture, written[-1])
+            figures.close(picture)
+        return written
+
+    def picture(self) -> "Figure | None":
+        """Measured and published figures of every row; the matrices R where nothing is published; None: nothing to draw."""
+        rows = [row for row in self.rows if row.runs]
+        if not rows:
+            return None
+        if any(row.published for row in self.rows):
+            found = {}
+            for row in rows:
+                measured = row.over_seeds(row.look)
+                if isinstance(measured, Measure):
+                    ci = measured.ci95 if measured.ci95 is not None else row.over_tasks
+                    told = row.published and (row.published.value, row.published.ci95)
+                    short = "" if row.budget == "full" else f"({row.budget})"
+                    found[" ".join(filter(None, (*row.labels, short, row.changed)))] = (measured.mean, ci, told)
+            return figures.beside_published(found, "accuracy, %" if rows[0].metric == "accuracy" else "mean squared error")
+        streams = {
+            " ".join(row.labels): [run.results["continual"]["R"] for run in row.runs if run.results["continual"]] for row in rows
+        }
+        matrices = {name: np.mean(np.array(R, np.float64), 0).tolist() for name, R in streams.items() if R}
+        return figures.stage_matrices(matrices, rows[0].metric) if matrices else None
+
+    def _listed(self, before: str) -> list[str]:
+        return [before + note for note in self.notes]
+
+
+def make(name: str, runs: Iterable[Run]) -> Table:
+    """The table ``name`` of those of ``runs`` that belong to it.
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    path = CONFIGS / "table" / f"{name}.yaml"
+    tables = [known.stem for known in path.parent.glob("*.yaml")]
+    if name not in tables:
+        raise ConfigError(f"table={name}: no such table{nearest(name, tables)}")
+    content = yaml.safe_load(path.read_text())
+    swept = {
+        key.lstrip("+"): str(values).replace(" ", "").split(",") for key, values in content["hydra"]["sweeper"]["params"].items()
+    }
+    del swept["seed"]
+    stream = next((entry["override /data"] for entry in content.get("defaults", []) if "override /data" in entry), None)
+    rows = list(_rows(name, swept, stream, list(runs)))
+    title = next(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#") and not line.startswith("# @"))
+    heads = label_names(swept)
+    beside = any(row.published for row in rows)
+    made = _beside_published(rows, list(swept).index("cl") if "cl" in swept else None) if beside else _figures_of_merit(rows)
+    for line, row in zip(made, rows, strict=True):
+        line |= _provenance(row)
+    # One value of a label in all rows tells nothing, nor does a column without any.
+    labels = list(zip(*(row.labels for row in rows), strict=True))
+    telling = [i for i, values in enumerate(labels) if len(set(values)) > 1] or [0]
+    columns = [column for column in dict.fromkeys(c for line in made for c in line) if any(line.get(column) for line in made)]
+    lines: list[list[Cell]] = [
+        [*(f"`{row.labels[i]}`" if row.labels[i] else "" for i in telling), *(line.get(column, "") for column in columns)]
+        for line, row in zip(made, rows, strict=True)
+    ]
+    return Table(name, title, [*(heads[i] for i in telling), *columns], lines, _notes(rows) if beside else [], rows)
+
+
+def label_names(swept: Mapping[str, Sequence[str]]) -> list[str]:
+    """What tells rows apart: the keys swept over; a paper's row by its algorithm, data, cell and the look at it."""
+    return ["algo", "data", "cell", "look"] if "paper" in swept else [key.rpartition(".")[2] for key in swept]
+
+
+def _rows(name: str, swept: Mapping[str, Sequence[str]], stream: str | None, runs: Sequence[Run]) -> Iterable[Row]:
+    cells: dict[tuple[str, ...], list[Run]] = {values: [] for values in product(*swept.values())}
+    for run in runs:
+        values = tuple(str(run.said.get(key, run.results.get(key, ""))) for key in swept)
+        if run.said.get("table") == name or ("paper" in swept and values in cells):
+            cells.setdefault(values, []).append(run)
+    for values, members in cells.items():
+        told = dict(zip(swept, values, strict=True))
+        known = published().get(
+            told.get("paper") or "_".join(filter(None, (stream, told.get("data.scenario"), told.get("cl")))), {}
+        )
+        groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+        for run in members:
+            groups[run.budget, run.others(swept)].append(run)
+        for (budget, changed), some in sorted(groups.items()) or [(("", ""), [])]:
+            chosen = {run.seed: run for run in sorted(some, key=lambda run: (run.finished, str(run.path)))}
+            finished = [run for _, run in sorted(chosen.items()) if run.finished]
+            others = [run for run in chosen.values() if not run.finished]
+            for look in known or ("test",):
+                beside, labels, figure = known.get(look), values, look
+                if "paper" in told:
+                    algo, data, cell = [*told["paper"].split("_", 2), ""][:3]
+                    labels = (algo, data, cell, look if look != "test" else "")
+                elif beside is not None:
+                    figure = "acc"
+                yield Row(labels, finished, others, figure, beside, budget, changed)
+
+
+def _beside_published(rows: Sequence[Row], method: int | None) -> list[dict[str, Cell]]:
+    """Columns: measured, published, their difference and what that means; of streams the paired gain over `none`.
+
+    ``method``: the place of the continual method among the labels.
+    """
+
+    def setting(row: Row) -> tuple[str, ...]:
+        """All but the method."""
+        return (*row.labels[:method], *row.labels[(method or 0) + 1 :], row.budget, row.changed)
+
+    none = {} if method is None else {setting(row): row.by_seed(row.look) for row in rows if row.labels[method] == "none"}
     lines = []
-    for what, runs in rows.items():
-        cells = {column: cell({run["seed"]: figure(run, column) for run in runs}) for column in columns}
-        lines.append([*(f"`{part}`" for part in what), *cells.values()])
-    kept = [i for i in range(len(heads) + len(columns)) if i < len(heads) or any(line[i] for line in lines)]
-    lines = [[*heads, *map(str, columns)], ["---"] * (len(heads) + len(columns)), *lines]
-    return "\n".join("| " + " | ".join(line[i] for i in kept) + " |" for line in lines)
+    for row in rows:
+        measured = row.over_seeds(row.look)
+        line: dict[str, Cell] = {
+            "measured": measured or row.state,
+            "over tasks": "",
+            "published": "",
+            "difference": "",
+            "verdict": "",
+        }
+        if row.over_tasks is not None:
+            line["over tasks"] = f"± {row.over_tasks:.{row.digits}f}"
+        if row.published and row.published.value is not None:
+            mark = "" if row.published.verified == "paper" else " ?"
+            line["published"] = Measure(row.published.value, row.published.ci95, row.digits, mark=mark)
+            if isinstance(measured, Measure):
+                line["difference"] = Measure(measured.mean - row.published.value, None, row.digits, "+")
+            if row.runs:
+                line["verdict"] = verdict(row, measured)
+        if method is not None:
+            without = none.get(setting(row), {}) if row.labels[method] != "none" else {}
+            values = [(value, without.get(seed)) for seed, value in row.by_seed(row.look).items()]
+            line["gain over none"] = mean_of((a - b for a, b in values if a is not None and b is not None), row.digits, "+")
+        lines.append(line)
+    return lines
 
 
-def rows_of(name: str, folder: Path) -> tuple[list[str], Rows]:
-    """What tells the rows of a table apart, and its runs by it, in the order in which methods are written: none first."""
-    found: Rows = defaultdict(list)
-    for run in runs_of(name, folder):
-        stream = run["continual"] or {"stages": [run["data"]], "order": "given"}
-        # Stages are named by what divides them, and where: phase 0.00-0.79.
-        stages = f"{run['data']} by {min(stream['stages']).split()[0]}" if run["continual"] else run["data"]
-        found[run["algo"], stages, stream["order"], run["cl"]].append(run)
-    varying = [i for i in range(len(KEYS)) if len({what[i] for what in found}) > 1] or [0]
-    order = sorted(found, key=lambda what: (*what[:3], what[3] != "none", what[3]))
-    return [KEYS[i] for i in varying], {tuple(what[i] for i in varying): found[what] for what in order}
+def verdict(row: Row, measured: Cell) -> str:
+    """Whether the published figure came out.
 
-
-def figure(run: Mapping[str, Any], column: str | int) -> float | None:
-    """A run's figure of merit, last score on the last stage, online score, or score at a length; accuracies in per cent."""
-    metric = "accuracy" if "accuracy" in run["test"] else "mse"
-    value: float | None
-    if isinstance(column, int):
-        value = next((found["mean"] for found in run["test"].get("by_length", []) if found["length"] == column), None)
-    elif column == "last stage":
-        value = run["continual"]["R"][-1][-1]
-    elif column == "online":
-        value = (run["continual"]["online"] or {}).get(metric)
-    else:
-        value = run["continual"][column]
-    return value if value is None or metric == "mse" else 100 * value
-
-
-def beside_published(name: str, folder: Path) -> str:
-    """A table for each scenario: final accuracy of each method, the published one, the paired gain over `none`."""
-    measured: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
-    for run in runs_of(name, folder):
-        measured[run["continual"]["scenario"]][run["cl"]][run["seed"]] = 100 * run["continual"]["acc"]
-    published: Mapping[str, Mapping[str, Any]] = yaml.safe_load((PUBLISHED / f"{name}.yaml").read_text())
-    lines = []
-    for scenario in ("task", "domain", "class"):
-        beside = {method: row[scenario] for method, row in published.items() if scenario in row}
-        found = measured[scenario]
-        if not beside and not found:
-            continue
-        lines += [f"| {scenario}-incremental | measured, % | published, % | gain over `none` |", "| --- | --- | --- | --- |"]
-        for method in [*beside, *sorted(found.keys() - beside.keys())]:
-            seeds, none = found[method], found["none"]
-            gain = {seed: value - none[seed] for seed, value in seeds.items() if seed in none and method != "none"}
-            lines.append(f"| `{method}` | {cell(seeds)} | {beside.get(method, '')} | {cell(gain, sign='+')} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def cell(seeds: Mapping[int, float | None], sign: str = "") -> str:
-    """Mean over seeds with its 95 % interval (Student's t) and the number of seeds; nothing where a seed has no figure."""
-    values = np.array([value for value in seeds.values() if value is not None])
-    if not len(values) or len(values) < len(seeds):
+    `reproduced` where all updates of the protocol were made and the difference is at most √(ci² + ci²) of both intervals: the
+    measured one is over seeds where there are several, else over test tasks, and where none is published a `POINT` stands for
+    it. Else `not reproduced`; or `short budget`, or `other protocol` where the command changed keys of it.
+    """
+    beside = row.published
+    if beside is None or beside.value is None:
         return ""
-    mean, interval = over_seeds([float(value) for value in values])
-    if interval is None:
-        return f"{mean:{sign}.2f} (1 seed)"
-    return f"{mean:{sign}.2f} ± {interval:.2f} ({len(values)} seeds)"
+    if row.changed:
+        return "other protocol"
+    if not all(run.full for run in row.runs):
+        return "short budget"
+    if not isinstance(measured, Measure):  # not finite
+        return "not reproduced"
+    ci95 = measured.ci95 if measured.ci95 is not None else row.over_tasks
+    allowed = np.hypot(ci95 or 0.0, POINT[row.metric] if beside.ci95 is None else beside.ci95)
+    return "reproduced" if abs(measured.mean - beside.value) <= allowed + 1e-9 else "not reproduced"
 
 
-def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its 95 % interval (Student's t), which one seed has not."""
-    if len(values) == 1:
-        return values[0], None
-    quantile = QUANTILE[len(values) - 2] if len(values) - 2 < len(QUANTILE) else 1.96
-    return float(np.mean(values)), float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)
+def _figures_of_merit(rows: Sequence[Row]) -> list[dict[str, Cell]]:
+    """Columns: the score by length where there is one, else the figures of merit of streams."""
+    lengths = [
+        f"length {found['length']}" for row in rows for run in row.runs for found in run.results["test"].get("by_length", [])
+    ]
+    columns = dict.fromkeys(lengths or STREAM_FIGURES)
+    return [{column: row.over_seeds(column) for column in columns} for row in rows]
+
+
+def _provenance(row: Row) -> dict[str, Cell]:
+    """What the row's figures were measured under, and how many of its runs came to an end."""
+    results = [run.results for run in row.runs]
+    return {
+        "state": row.state,
+        "seeds": str(len(row.runs) or ""),
+        "test tasks": _each(f"{found['test'][row.metric].get('n_tasks', 0):,}" for found in results if found["test"][row.metric]),
+        "batch norm": _each(found["protocol"]["batch_norm"] or "" for found in results if "protocol" in found),
+        "updates": _each(f"{found['train']['iterations']:,}" for found in results if found.get("train")),
+        "budget": row.budget,
+        "changed": f"`{row.changed}`" if row.changed else "",
+        "commit": _each(found["environment"].get("git") or "" for found in results if "environment" in found),
+        "device": _each(found["environment"].get("device", "") for found in results if "environment" in found),
+    }
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    sources = dict.fromkeys(f"Published: {row.published.source}" for row in rows if row.published)
+    return [
+        "Measured: mean over seeds with its 95 % interval (Student's t, n - 1); over tasks: that over test tasks within a seed.",
+        "Reproduced: all updates of the protocol made, and the difference at most √(ci² + ci²) of both intervals, one point standing"
+        " for one that is not published. A question mark: not read in the paper itself.",
+        *sources,
+    ]
+
+
+def score(run: Run, figure: str) -> tuple[float | None, float | None]:
+    """A run's figure and its interval over tasks, accuracies in per cent; None where it has no such figure.
+
+    ``figure``: `test`, `step N`, `presentation N`, `length N`, a key of the stream's figures of merit, `last stage`, `online`.
+    A figure that is not finite is NaN.
+    """
+    test, stream = run.results["test"], run.results.get("continual") or {}
+    scale = 100.0 if run.metric == "accuracy" else 1.0
+    kind, _, number = figure.partition(" ")
+    found: Mapping[str, Any] = {}
+    if figure == "test":
+        found = test[run.metric]
+    elif number.isdigit():
+        found = next((row for row in test.get(f"by_{kind}", []) if row[kind] == int(number)), {})
+    elif figure == "last stage":
+        found = {"mean": stream["R"][-1][-1]} if stream else {}
+    elif figure == "online":
+        found = {"mean": stream["online"][run.metric]} if stream.get("online") else {}
+    elif stream.get(figure) is not None:
+        found = {"mean": stream[figure], "ci95": test[run.metric].get("ci95") if figure == "acc" else None}
+    if "mean" not in found:
+        return None, None
+    mean, ci = found["mean"], found.get("ci95")
+    return float("nan") if mean is None else scale * mean, None if ci is None else scale * ci
+
+
+def mean_of(values: Iterable[float | None], digits: int, sign: str = "") -> Cell:
+    """Mean over seeds with its interval; nothing where one is missing or there are none."""
+    known = list(values)
+    if not known or any(value is None for value in known):
+        return ""
+    mean, ci = over_seeds([value for value in known if value is not None])
+    return Measure(mean, ci, digits, sign) if np.isfinite(mean) else "not finite"
+
+
+def _each(values: Iterable[str]) -> str:
+    """The different ones among them."""
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def _text(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell.text()
+
+
+def _latex(cell: Cell) -> str:
+    if isinstance(cell, Measure):
+        return f"${cell.text(chr(92) + 'pm').removesuffix(cell.mark)}${cell.mark}"
+    for plain, escaped in {"\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"}.items():
+        cell = cell.replace(plain, escaped)
+    parts = cell.split("`")
+    return "".join(rf"\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
+
+
+def _columns(head: str, two: bool) -> list[str]:
+    return [head, f"{head} ci95"] if two else [head]
+
+
+def _parts(cell: Cell, two: bool) -> list[str]:
+    if isinstance(cell, Measure):
+        return [f"{cell.mean:.6g}", "" if cell.ci95 is None else f"{cell.ci95:.6g}"]
+    plain = cell.replace("`", "").removeprefix("± ")
+    return [plain, ""] if two else [plain]

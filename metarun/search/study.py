@@ -15,7 +15,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from metarun.report.table import over_seeds
+from metarun.report.statistics import over_seeds
 from metarun.search.space import Dimension
 from metarun.sweep import Job
 

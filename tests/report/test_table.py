@@ -1,108 +1,237 @@
-"""Tables from run directories, by hand."""
+"""Tables from made-up run directories, worked by hand."""
 
+import csv
 import json
+from io import StringIO
 
 import pytest
+import yaml
 
-from metarun.report.table import cell, rows_of, table
+from metarun.config import ConfigError
+from metarun.report import table as tables
+from metarun.report.published import Published
+from metarun.report.runs import collect
+from metarun.report.table import Measure, Row, make, mean_of, verdict
 
 
-def finished(folder, cl, scenario, seed, acc, said="+table=split_mnist", status="finished"):
-    path = folder / f"{cl}-{scenario}-{seed}-{status}"
+def write(path, said, status="finished", **results):
     (path / ".hydra").mkdir(parents=True)
-    (path / ".hydra/overrides.yaml").write_text(json.dumps([f"cl={cl}", said]))
-    results = {"status": status, "cl": cl, "seed": seed, "continual": {"acc": acc, "scenario": scenario}}
-    (path / "results.json").write_text(json.dumps(results))
+    (path / ".hydra/overrides.yaml").write_text(json.dumps([f"{key}={value}" for key, value in said.items()]))
+    environment = {"git": "abc", "device": "cpu"}
+    content = {"status": status, "environment": environment, "train": {"iterations": 100}, "continual": None, **results}
+    (path / "results.json").write_text(json.dumps(content))
 
 
-def test_measured_beside_published(tmp_path):
+def stream(path, cl, scenario, seed, acc, table="split_mnist", **more):
+    said = {"cl": cl, "data.scenario": scenario, "seed": seed, "+table": table}
+    test = {"accuracy": {"mean": acc, "ci95": 0.01, "n_tasks": 10000}}
+    continual = {"acc": acc, "scenario": scenario, "R": [[0.5], [acc]]}
+    write(path / f"{cl}-{scenario}-{seed}", said, seed=seed, cl=cl, test=test, continual=continual, **more)
+
+
+def paper(path, name, seed, mean, ci95=0.005, budget=None, changed=None, **more):
+    said = {"+paper": name, "seed": seed, **(changed or {})}
+    more["test"] = {"accuracy": {"mean": mean, "ci95": ci95, "n_tasks": 600}} | more.get("test", {})
+    protocol = {"batch_norm": "transductive"}
+    folder = path / "-".join([name, str(seed), (budget or {}).get("name", ""), *(changed or {})])
+    write(folder, said, seed=seed, budget=budget, protocol=protocol, **more)
+
+
+def lines(name, folder):
+    """Its rows by their labels, cells by head."""
+    text = make(name, collect([folder])).markdown().partition("\n\n")[0]
+    heads, _, *rows = [[part.strip(" `") for part in line[1:-1].split(" | ")] for line in text.splitlines()]
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+def pick(rows, **labels):
+    (found,) = [row for row in rows if labels.items() <= row.items()]
+    return found
+
+
+def test_streams_beside_published_figures(tmp_path):
     for seed, (none, ewc) in enumerate([(0.5, 0.6), (0.6, 0.62), (0.7, 0.78)]):
-        finished(tmp_path, "none", "domain", seed, none)
-        finished(tmp_path, "ewc", "domain", seed, ewc)
-    finished(tmp_path, "ewc", "class", 0, 0.2)
-    finished(tmp_path, "mine", "task", 0, 0.9)
-    finished(tmp_path, "none", "class", 0, 0.9, said="+paper=other")
-    finished(tmp_path, "none", "class", 1, 0.9, status="interrupted")
-    blocks = table("split_mnist", tmp_path).split("\n\n")
-    task, domain, classes = ({line.split(" | ")[0].strip("| `"): line for line in block.splitlines()} for block in blocks[:3])
-    assert "domain-incremental" in domain
-    assert domain["none"] == "| `none` | 60.00 ± 24.83 (3 seeds) | 60.13 ± 1.66 |  |"
-    assert domain["ewc"] == "| `ewc` | 66.67 ± 24.49 (3 seeds) | 63.03 ± 1.58 | +6.67 ± 10.34 (3 seeds) |"
-    assert classes["ewc"] == "| `ewc` | 20.00 (1 seed) | 20.64 ± 0.52 |  |"
-    assert classes["none"] == "| `none` |  | 19.89 ± 0.02 |  |"
-    assert task["mine"] == "| `mine` | 90.00 (1 seed) |  |  |"
+        stream(tmp_path, "none", "domain", seed, none)
+        stream(tmp_path, "ewc", "domain", seed, ewc)
+    stream(tmp_path, "ewc", "class", 0, 0.2)
+    stream(tmp_path, "mine", "task", 0, 0.9)
+    stream(tmp_path, "none", "class", 0, 0.9, table="other")
+    stream(tmp_path, "agem", "class", 1, 0.9, status="interrupted")
+    found = lines("split_mnist", tmp_path)
+    none, ewc = pick(found, cl="none", scenario="domain"), pick(found, cl="ewc", scenario="domain")
+    assert (none["measured"], none["published"], none["gain over none"]) == ("60.00 ± 24.84", "60.13 ± 3.47 ?", "")
+    assert (ewc["measured"], ewc["difference"], ewc["gain over none"]) == ("66.67 ± 24.51", "+3.64", "+6.67 ± 10.34")
+    assert (ewc["over tasks"], ewc["seeds"], ewc["test tasks"], ewc["commit"], ewc["device"]) == (
+        "± 1.00",
+        "3",
+        "10,000",
+        "abc",
+        "cpu",
+    )
+    assert pick(found, cl="ewc", scenario="class")["measured"] == "20.00"
+    assert pick(found, cl="mine", scenario="task")["published"] == ""
+    missing, stopped = pick(found, cl="none", scenario="class"), pick(found, cl="agem", scenario="class")
+    assert (missing["measured"], missing["state"], missing["published"]) == ("missing", "missing", "19.89 ± 0.04 ?")
+    assert stopped["state"] == "1 interrupted"
+    assert len(found) == 25  # eight methods in three scenarios, and mine
 
 
-def test_an_interval_by_hand():
-    assert cell({}) == ""
-    assert cell({0: 1.0, 1: 3.0}) == "2.00 ± 12.71 (2 seeds)"
-    assert cell({5: -1.25}, sign="+") == "-1.25 (1 seed)"
-    assert float(cell({i: float(i % 2) for i in range(100)}).split("± ")[1].split(" ")[0]) == pytest.approx(0.1, abs=0.01)
+def row(mean, ci95, published, *, metric="accuracy", seeds=1, full=True, changed=""):
+    class Fake:
+        def __init__(self, seed):
+            self.seed, self.metric, self.full = seed, metric, full
+            self.results = {"test": {metric: {"mean": mean, "ci95": ci95}}}
+
+    beside = Published(*published, "finn2017", "1", "paper", "")
+    return Row((), [Fake(seed) for seed in range(seeds)], [], "test", beside, "full", changed)
 
 
-def streamed(folder, name, algo, cl, seed, R, stages=("phase 0-1", "phase 1-2"), data="sine", **more):
-    path = folder / f"{algo}-{cl}-{seed}-{stages[0]}".replace(" ", "-")
-    (path / ".hydra").mkdir(parents=True)
-    (path / ".hydra/overrides.yaml").write_text(json.dumps([f"+table={name}"]))
-    figures = {"acc": sum(R[-1]) / len(R[-1]), "bwt": -0.5, "forgetting": 0.5}
-    continual = {"R": R, "stages": list(stages), "order": "given", "online": None, **figures, **more}
-    metric = {"sine": "mse"}.get(data, "accuracy")
-    results = {
-        "status": "finished",
-        "algo": algo,
-        "data": data,
-        "cl": cl,
-        "seed": seed,
-        "continual": continual,
-        "test": {metric: {}},
-    }
-    (path / "results.json").write_text(json.dumps(results))
+@pytest.mark.parametrize(
+    ("measured", "ci95", "published", "said"),
+    [
+        (0.986, 0.003, (98.7, 0.4), "reproduced"),  # 0.1 ≤ 0.5
+        (0.982, 0.003, (98.7, 0.4), "reproduced"),  # 0.5 ≤ √(0.3² + 0.4²) = 0.5
+        (0.981, 0.003, (98.7, 0.4), "not reproduced"),
+        (0.992, 0.003, (98.7, 0.4), "reproduced"),
+        (0.993, 0.003, (98.7, 0.4), "not reproduced"),  # better is another figure, too
+        (0.950, 0.0, (96.0, None), "reproduced"),  # one point where none is published
+        (0.949, 0.0, (96.0, None), "not reproduced"),
+    ],
+)
+def test_verdicts_by_hand(measured, ci95, published, said):
+    found = row(measured, ci95, published)
+    assert verdict(found, found.over_seeds("test")) == said
 
 
-def rows(text):
-    return [[part.strip(" `") for part in line.strip("|").split("|")] for line in text.splitlines()]
+def test_verdicts_need_the_whole_protocol():
+    short, other = row(0.987, 0.0, (98.7, 0.4), full=False), row(0.987, 0.0, (98.7, 0.4), changed="algo.inner_lr=1")
+    assert verdict(short, short.over_seeds("test")) == "short budget"
+    assert verdict(other, other.over_seeds("test")) == "other protocol"
+    curves = row(0.5, 0.0, (None, None), metric="mse")
+    assert verdict(curves, curves.over_seeds("test")) == ""
+    diverged = row(None, None, (98.7, 0.4))
+    assert verdict(diverged, diverged.over_seeds("test")) == "not reproduced"
+    assert diverged.over_seeds("test") == "not finite"
+    error = row(0.675, 0.0, (0.67, None), metric="mse")
+    assert verdict(error, error.over_seeds("test")) == "reproduced"
+    assert verdict(row(0.685, 0.0, (0.67, None), metric="mse"), Measure(0.685, None)) == "not reproduced"
+
+
+def test_rows_of_papers_by_budget(tmp_path):
+    full, short = {"name": "full", "share": 1.0}, {"name": "short", "share": 0.05}
+    for seed, mean in enumerate([0.98, 0.99, 0.985]):
+        paper(tmp_path, "maml_omniglot_5way_1shot", seed, mean, budget=full)
+    paper(tmp_path, "maml_omniglot_5way_1shot", 0, 0.91, budget=short)
+    paper(tmp_path, "maml_omniglot_20way_1shot", 0, 0.958)  # made before there were budgets: all of it
+    paper(tmp_path, "maml_omniglot_20way_1shot", 0, 0.2, changed={"algo.inner_lr": 9, "trainer.threads": 1})
+    paper(tmp_path, "protonet_omniglot_5way_1shot", 0, 0.9)
+    write(tmp_path / "bad", {"+paper": "maml_omniglot_5way_5shot", "seed": 1}, status="failed", stopped="no\nspace left")
+    found = lines("maml_omniglot", tmp_path)
+    assert [line["cell"] for line in found] == [
+        "5way_1shot",
+        "5way_1shot",
+        "5way_5shot",
+        "20way_1shot",
+        "20way_1shot",
+        "20way_5shot",
+    ]
+    first = pick(found, cell="5way_1shot", budget="full")
+    assert (first["measured"], first["published"], first["verdict"]) == ("98.50 ± 1.24", "98.70 ± 0.40", "reproduced")
+    assert (first["seeds"], first["batch norm"], first["updates"]) == ("3", "transductive", "100")
+    assert pick(found, cell="5way_1shot", budget="short")["verdict"] == "short budget"
+    assert pick(found, cell="5way_5shot")["measured"] == "1 failed (no space left)"
+    assert pick(found, cell="20way_1shot", changed="")["verdict"] == "reproduced"
+    assert pick(found, cell="20way_1shot", changed="algo.inner_lr=9")["verdict"] == "other protocol"
+    assert pick(found, cell="20way_5shot")["state"] == "missing"
+
+
+def test_a_row_for_each_published_step(tmp_path):
+    by_step = [{"step": step, "mean": mean, "ci95": 0.02} for step, mean in ((0, 3.0), (1, 0.69), (5, 0.9), (10, None))]
+    test = {"mse": {"mean": None, "ci95": None, "n_tasks": 6000}, "by_step": by_step}
+    write(tmp_path / "run", {"+paper": "maml_sine_5shot", "seed": 0}, seed=0, test=test)
+    found = lines("maml_sine", tmp_path)
+    assert [(line["look"], line["measured"], line["verdict"]) for line in found[:3]] == [
+        ("step 1", "0.690", "reproduced"),
+        ("step 5", "0.900", "not reproduced"),
+        ("step 10", "not finite", "not reproduced"),
+    ]
+
+
+def merit(path, said, seed, R, metric="mse", **more):
+    continual = {"R": R, "online": None, "acc": sum(R[-1]) / len(R[-1]), "bwt": -0.5, "forgetting": 0.5, **more}
+    write(
+        path / "-".join(map(str, (*said.values(), seed))), {"seed": seed, **said}, seed=seed, test={metric: {}}, continual=continual
+    )
 
 
 def test_figures_of_merit_of_streams(tmp_path):
+    none, ewc = ({"+table": "continual_sine", "cl": cl, "data.stage_by": "phase"} for cl in ("none", "ewc"))
     for seed, last in enumerate([1.0, 3.0]):
-        streamed(tmp_path, "mine", "maml", "none", seed, [[4.0, 4.0], [1.0, 4.0], [3.0, last]])
-    streamed(tmp_path, "mine", "maml", "ewc", 0, [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]])
-    streamed(tmp_path, "mine", "maml", "ewc", 0, [[4.0, 4.0], [1.0, 4.0], [2.0, 0.0]], stages=("x 0-1", "x 1-2"))
-    streamed(tmp_path, "other", "maml", "joint", 0, [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]])
-    found = rows(table("mine", tmp_path))
-    assert found[0] == ["stages", "cl", "acc", "bwt", "forgetting", "last stage"]  # what is the same, or empty, is left out
-    assert found[2] == [
-        "sine by phase",
-        "none",
-        "2.50 ± 6.36 (2 seeds)",
-        "-0.50 ± 0.00 (2 seeds)",
-        "0.50 ± 0.00 (2 seeds)",
-        "2.00 ± 12.71 (2 seeds)",
-    ]
-    assert [line[:2] for line in found[3:]] == [["sine by phase", "ewc"], ["sine by x", "ewc"]]
-    assert list(rows_of("mine", tmp_path)[1]) == [("sine by phase", "none"), ("sine by phase", "ewc"), ("sine by x", "ewc")]
+        merit(tmp_path, none, seed, [[4.0, 4.0], [1.0, 4.0], [3.0, last]])
+    merit(tmp_path, ewc, 0, [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]])
+    found = lines("continual_sine", tmp_path)
+    assert list(found[0])[:6] == ["cl", "stage_by", "acc", "bwt", "forgetting", "last stage"]
+    first = pick(found, cl="none", stage_by="phase")
+    assert (first["acc"], first["bwt"], first["last stage"]) == ("2.500 ± 6.353", "-0.500 ± 0.000", "2.000 ± 12.706")
+    assert pick(found, cl="ewc", stage_by="phase")["acc"] == "2.000"
+    assert pick(found, cl="joint", stage_by="x")["state"] == "missing"
 
 
 def test_accuracies_are_in_per_cent_and_online_scores_shown(tmp_path):
-    of = {"stages": ("alphabets 1-2", "alphabets 3-4"), "data": "omniglot"}
-    streamed(tmp_path, "mine", "maml", "none", 0, [[0.2, 0.2], [0.5, 0.75]], online={"accuracy": 0.625}, **of)
-    streamed(tmp_path, "mine", "protonet", "none", 0, [[0.2, 0.2], [0.5, 0.5]], **of)
-    found = rows(table("mine", tmp_path))
-    assert found[0] == ["algo", "acc", "bwt", "forgetting", "last stage", "online"]
-    assert found[2][-2:] == ["75.00 (1 seed)", "62.50 (1 seed)"]
-    assert found[3][-1] == ""
+    said = {"+table": "continual_meta", "algo": "maml", "cl": "none"}
+    merit(tmp_path, said, 0, [[0.2, 0.2], [0.5, 0.75]], "accuracy", online={"accuracy": 0.625})
+    first = pick(lines("continual_meta", tmp_path), algo="maml", cl="none")
+    assert (first["last stage"], first["online"]) == ("75.00", "62.50")
 
 
 def test_scores_by_length(tmp_path):
     for algo, means in {"oml": (0.9, 0.5), "scratch": (0.5, 0.1)}.items():
-        streamed(tmp_path, "mine", algo, "none", 0, [[0.2], [0.5]], data="omniglot")
-        path = next(tmp_path.glob(f"{algo}-*")) / "results.json"
-        results = json.loads(path.read_text()) | {"continual": None}
-        results["test"]["by_length"] = [{"length": n, "mean": mean, "ci95": None} for n, mean in zip((10, 50), means, strict=True)]
-        path.write_text(json.dumps(results))
-    assert rows(table("mine", tmp_path)) == [
-        ["algo", "10", "50"],
-        ["---"] * 3,
-        ["oml", "90.00 (1 seed)", "50.00 (1 seed)"],
-        ["scratch", "50.00 (1 seed)", "10.00 (1 seed)"],
-    ]
+        looks = [{"length": n, "mean": mean, "ci95": None} for n, mean in zip((10, 50), means, strict=True)]
+        test = {"accuracy": {"mean": means[-1], "n_tasks": 5}, "by_length": looks}
+        write(tmp_path / algo, {"+table": "oml", "algo": algo, "seed": 0}, seed=0, test=test)
+    found = lines("oml", tmp_path)
+    assert [(line["length 10"], line["length 50"]) for line in found] == [("90.00", "50.00"), ("", ""), ("50.00", "10.00")]
+
+
+def test_the_files(tmp_path):
+    paper(tmp_path / "runs", "maml_omniglot_5way_1shot", 0, 0.98)
+    written = make("maml_omniglot", collect([tmp_path / "runs"])).save(tmp_path / "out")
+    assert [path.name for path in written] == [f"maml_omniglot.{ending}" for ending in ("md", "tex", "csv", "png")]
+    first, *_ = csv.DictReader(StringIO((tmp_path / "out/maml_omniglot.csv").read_text()))
+    assert (first["measured"], first["published"], first["published ci95"], first["verdict"]) == (
+        "98",
+        "98.7",
+        "0.4",
+        "not reproduced",
+    )
+    latex = (tmp_path / "out/maml_omniglot.tex").read_text()
+    assert r"\texttt{5way\_1shot} & $98.00$ & $\pm$ 0.50 & $98.70 \pm 0.40$ & $-0.70$ & not reproduced" in latex
+    assert latex.count(r"\\") == 5
+    assert (tmp_path / "out/maml_omniglot.png").read_bytes().startswith(b"\x89PNG")
+    assert "Published: Finn, Abbeel and Levine" in (tmp_path / "out/maml_omniglot.md").read_text()
+
+
+def test_mistakes_are_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"table=split_mnits: no such table; did you mean split_mnist\?"):
+        make("split_mnits", [])
+    with pytest.raises(ConfigError, match="expected a run directory"):
+        collect([tmp_path])
+    with pytest.raises(ConfigError, match="no such folder"):
+        collect([tmp_path / "none"])
+
+
+def test_means_by_hand():
+    assert mean_of([], 2) == ""
+    assert mean_of([1.0, None], 2) == ""
+    assert mean_of([1.0, 3.0], 2) == Measure(2.0, pytest.approx(12.706, abs=1e-3), 2)
+    assert Measure(-1.25, None, 2, "+").text() == "-1.25"
+
+
+def test_every_cell_of_every_table_is_a_choice():
+    for path in (tables.CONFIGS / "table").glob("*.yaml"):
+        params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
+        for key, values in params.items():
+            group = key.lstrip("+")
+            if (tables.CONFIGS / group).is_dir():
+                for value in values.replace(" ", "").split(","):
+                    assert (tables.CONFIGS / group / f"{value}.yaml").is_file(), (path.stem, value)

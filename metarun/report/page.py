@@ -1,0 +1,313 @@
+"""A page that compares runs: one HTML file that needs no network. Imports no torch."""
+
+import base64
+import html
+import io
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarun.report import figures
+from metarun.report.runs import Run
+from metarun.report.statistics import Paired, over_seeds, paired, t_quantile
+from metarun.report.table import mean_of, score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Numbers = NDArray[np.float64]
+
+CURVES, MATRICES = 12, 20
+"""Methods in a picture at most; more of them cannot be told apart."""
+MERIT = {"test": "test", "acc": "ACC", "bwt": "BWT", "forgetting": "forgetting"}
+STYLE = """
+:root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
+body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
+th { border-bottom: 1px solid #888; } code { font-size: .95em; } img { max-width: 100%; height: auto; } p { max-width: 48rem; }
+"""
+
+
+@dataclass
+class Method:
+    """Runs of one configuration, one of each seed."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def metric(self) -> str:
+        return self.runs[0].metric
+
+    @property
+    def tested_on(self) -> tuple[object, ...]:
+        """What must be the same for two methods to have the same test tasks."""
+        first = self.runs[0].results
+        test = {key: value for key, value in first["protocol"].items() if key not in ("train", "batch_norm")}
+        stages = sorted((first.get("continual") or {}).get("stages", []))
+        return (first["data"], self.metric, *test.items(), *stages, *sorted(_data_keys(self.runs[0])))
+
+
+class Curve(NamedTuple):
+    """A validation score over seeds at ``x``, with its 95 % interval (0 for one seed)."""
+
+    name: str
+    x: Numbers
+    mean: Numbers
+    ci95: Numbers
+
+
+def methods(runs: Sequence[Run]) -> list[Method]:
+    """Finished runs by configuration, named by the algorithm and by what not all commands said."""
+    finished = [run for run in runs if run.finished]
+    said = {run.path: run.others(("algo", "data")).split() + _shown(run) for run in finished}
+    common = set.intersection(*(set(words) for words in said.values())) if said else set()
+    several = len({run.results["data"] for run in finished}) > 1
+    groups: dict[str, dict[int, Run]] = defaultdict(dict)
+    for run in sorted(finished, key=lambda run: str(run.path)):
+        words = [str(run.results["algo"]), *([str(run.results["data"])] if several else [])]
+        words += [word for word in said[run.path] if word not in common]
+        groups[" ".join(words)][run.seed] = run
+    return [Method(name, [found[seed] for seed in sorted(found)]) for name, found in sorted(groups.items())]
+
+
+def _shown(run: Run) -> list[str]:
+    """Of what tells itself in other ways, what a reader wants to see."""
+    return [f"{key}={run.said[key]}" for key in ("paper", "budget") if key in run.said]
+
+
+def _data_keys(run: Run) -> list[str]:
+    return [f"{key}={value}" for key, value in run.said.items() if key.startswith("data.") and key != "data.root"]
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The page as text."""
+    found = methods(runs)
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>metarun: {len(runs)} runs</title><style>{STYLE}</style>",
+        f"<h1>{len(runs)} runs, {len(found)} methods</h1>",
+        *_results(found),
+        *_unfinished(runs),
+        *_tests(found),
+    ]
+    for metric in dict.fromkeys(method.metric for method in found):
+        of = [method for method in found if method.metric == metric]
+        parts += _curves(of, metric)
+    parts += _matrices(found)
+    return "\n".join(parts) + "\n"
+
+
+def save(runs: Sequence[Run], path: Path) -> Path:
+    """Write the page to ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.writing")
+    beside.write_text(page(runs))
+    os.replace(beside, path)
+    return path
+
+
+# Sections --------------------------------------------------------------------------------------------------------------------
+
+
+def _results(found: Sequence[Method]) -> Iterator[str]:
+    heads = ["method", *MERIT.values(), "over tasks", "seeds", "test tasks", "batch norm", "updates", "seconds", "device", "commit"]
+    lines = []
+    for method in found:
+        results = [run.results for run in method.runs]
+        digits = 2 if method.metric == "accuracy" else 3
+        merit = [mean_of([score(run, key)[0] for run in method.runs], digits) for key in MERIT]
+        within = [score(run, "test")[1] for run in method.runs]
+        spread = [ci for ci in within if ci is not None]
+        lines.append(
+            [
+                f"<code>{html.escape(method.name)}</code>",
+                *(cell if isinstance(cell, str) else cell.text() for cell in merit),
+                f"± {np.mean(spread):.{digits}f}" if spread else "",
+                str(len(method.runs)),
+                f"{results[0]['test'][method.metric]['n_tasks']:,}",
+                results[0]["protocol"]["batch_norm"] or "",
+                f"{results[0]['train']['iterations']:,}",
+                f"{np.mean([found['train']['seconds'] for found in results]):.0f}",
+                html.escape(", ".join({found["environment"]["device"] for found in results})),
+                ", ".join(sorted({found["environment"].get("git") or "" for found in results})),
+            ]
+        )
+    yield "<h2>Results</h2><p>Accuracies in per cent, else mean squared errors. Mean over seeds with its 95 % interval (Student's t);"
+    yield "over tasks: the 95 % interval over test tasks within a seed, the mean over seeds.</p>"
+    yield _table(heads, lines)
+
+
+def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
+    lines = [
+        [f"<code>{html.escape(str(run.path))}</code>", run.status, html.escape(str(run.results.get("stopped", ""))[:200])]
+        for run in runs
+        if not run.finished
+    ]
+    if lines:
+        yield "<h2>Runs without a result</h2>"
+        yield _table(["run", "status", "why"], lines)
+
+
+def _tests(found: Sequence[Method]) -> Iterator[str]:
+    """Each method against the best on the same test tasks."""
+    groups: dict[tuple[object, ...], list[Method]] = defaultdict(list)
+    for method in found:
+        groups[method.tested_on].append(method)
+    lines = []
+    for group in groups.values():
+        sign = -1.0 if group[0].metric == "accuracy" else 1.0
+        scored = {method.name: [score(run, "test")[0] for run in method.runs] for method in group}
+        ranked = sorted(
+            (method for method in group if None not in scored[method.name]), key=lambda m: sign * _finite(scored[m.name])
+        )
+        for other in ranked[1:]:
+            test = compare(ranked[0], other)
+            if test is not None:
+                scale, digits = (100.0, 2) if other.metric == "accuracy" else (1.0, 3)
+                seeds = {run.seed for run in ranked[0].runs} & {run.seed for run in other.runs}
+                lines.append(
+                    [
+                        f"<code>{html.escape(ranked[0].name)}</code>",
+                        f"<code>{html.escape(other.name)}</code>",
+                        f"{scale * test.difference:+.{digits}f} ± {scale * test.ci95:.{digits}f}",
+                        f"{test.t:.2f}",
+                        f"{test.df:,}",
+                        f"{test.p:.2g}",
+                        str(len(seeds)),
+                    ]
+                )
+    if lines:
+        yield "<h2>Paired tests</h2><p>The best method against each other one on the same test tasks: the mean of the differences task by"
+        yield "task, its 95 % interval, and a two-sided paired t test, over the tasks of all seeds that both have. It speaks of these trained"
+        yield "learners: how much another training would differ shows in the interval over seeds above.</p>"
+        yield _table(["best", "other", "difference", "t", "df", "p", "seeds"], lines)
+
+
+def compare(a: Method, b: Method) -> Paired | None:
+    """Paired test over the tasks of the seeds that both have; None: no such tasks, or a score that is not finite."""
+    ours, theirs = ({run.seed: run.task_scores for run in method.runs} for method in (a, b))
+    pairs = []
+    for seed in ours.keys() & theirs.keys():
+        x, y = ours[seed], theirs[seed]
+        if x is None or y is None or x.shape != y.shape:
+            return None
+        there = ~(np.isnan(x) & np.isnan(y))
+        pairs.append((x[there], y[there]))
+    if not pairs:
+        return None
+    x, y = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return paired(x, y) if len(x) > 1 and np.isfinite(x).all() and np.isfinite(y).all() else None
+
+
+def _curves(found: Sequence[Method], metric: str) -> Iterator[str]:
+    shown = found[:CURVES]
+    unit = "accuracy" if metric == "accuracy" else "mean squared error"
+    pictures = {
+        "outer updates": [curve for method in shown if (curve := learning_curve(method, "updates"))],
+        "seconds of training": [curve for method in shown if (curve := learning_curve(method, "seconds"))],
+        "tasks seen": [curve for method in shown if (curve := learning_curve(method, "tasks"))],
+        "inner steps": [curve for method in shown if (curve := adaptation_curve(method))],
+    }
+    pictures = {name: curves for name, curves in pictures.items() if curves}
+    if pictures:
+        yield f"<h2>Curves: {unit}</h2><p>Validation against updates, time and tasks; the test by inner step. Bands: 95 % intervals over"
+        yield f"seeds.{f' The first {CURVES} of {len(found)} methods.' if len(found) > CURVES else ''}</p>"
+        yield _image(figures.curves(pictures, unit), f"{unit} against {', '.join(pictures)}")
+
+
+def _matrices(found: Sequence[Method]) -> Iterator[str]:
+    for metric in ("accuracy", "mse"):
+        streams = {
+            method.name: [run.results["continual"]["R"] for run in method.runs]
+            for method in found
+            if method.metric == metric and all(run.results.get("continual") for run in method.runs)
+        }
+        means = {name: np.mean(np.array(R, np.float64), 0).tolist() for name, R in list(streams.items())[:MATRICES] if _alike(R)}
+        if means:
+            yield f"<h2>Streams: R, {metric}</h2><p>Rows: the untrained learner, then after each stage; columns: stages. Mean over seeds.</p>"
+            yield _image(figures.stage_matrices(means, metric), f"R of {', '.join(means)}")
+
+
+# Curves ----------------------------------------------------------------------------------------------------------------------
+
+
+def learning_curve(method: Method, axis: str) -> Curve | None:
+    """The validation score over seeds against `updates`, `seconds` or `tasks`; None where it was never validated."""
+    tag = f"val/{method.metric}"
+    rows: list[dict[int, tuple[float, float]]] = []
+    for run in method.runs:
+        tasks = run.results["protocol"]["train"]["tasks"]
+        speeds = [(line["step"], line["time/tasks_per_second"]) for line in run.metrics if line.get("time/tasks_per_second")]
+        known = [(line["step"], line[tag]) for line in run.metrics if line.get(tag) is not None]
+        if not known or (axis == "seconds" and not speeds):
+            return None
+        clock = _clock(speeds, tasks)
+        at = {step: {"updates": step, "tasks": step * tasks, "seconds": clock(step)}[axis] for step, _ in known}
+        rows.append({step: (at[step], value) for step, value in known})
+    steps = sorted(set.intersection(*(set(row) for row in rows)))
+    if not steps:
+        return None
+    x = np.array([np.mean([row[step][0] for row in rows]) for step in steps])
+    return Curve(method.name, x, *_band([[row[step][1] for row in rows] for step in steps], method.metric))
+
+
+def adaptation_curve(method: Method) -> Curve | None:
+    """The test score over seeds by inner step; None for learners without steps."""
+    rows = [{row["step"]: row["mean"] for row in run.results["test"].get("by_step", [])} for run in method.runs]
+    steps = [step for step in rows[0] if all(row.get(step) is not None for row in rows)]
+    if len(steps) < 2:
+        return None
+    return Curve(method.name, np.array(steps, np.float64), *_band([[row[step] for row in rows] for step in steps], method.metric))
+
+
+def _clock(speeds: Sequence[tuple[int, float]], tasks: int) -> Callable[[int], float]:
+    """Seconds of training by step, from the mean speed so far that was logged now and then."""
+    steps = np.array([0, *(step for step, _ in speeds)], np.float64)
+    seconds = np.array([0, *(step * tasks / speed for step, speed in speeds)], np.float64)
+    return lambda step: float(np.interp(step, steps, seconds))
+
+
+def _band(values: Sequence[Sequence[float]], metric: str) -> tuple[Numbers, Numbers]:
+    """Means over seeds and their 95 % intervals, for rows of values; accuracies in per cent."""
+    scale = 100.0 if metric == "accuracy" else 1.0
+    array = scale * np.array(values, np.float64)
+    count = array.shape[1]
+    error = t_quantile(count - 1) * array.std(1, ddof=1) / count**0.5 if count > 1 else np.zeros(len(array))
+    return array.mean(1), error
+
+
+# HTML ------------------------------------------------------------------------------------------------------------------------
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns without any content are left out."""
+    kept = [i for i in range(len(heads)) if any(line[i] for line in lines)]
+    head = "".join(f"<th>{heads[i]}</th>" for i in kept)
+    body = "\n".join("<tr>" + "".join(f"<td>{line[i]}</td>" for i in kept) + "</tr>" for line in lines)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
+
+
+def _image(figure: "Figure", alt: str) -> str:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    figures.close(figure)
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+
+
+def _finite(values: Sequence[float | None]) -> float:
+    """Their mean; infinite where one is not finite, so that it ranks last."""
+    mean, _ = over_seeds([np.inf if value is None else value for value in values])
+    return mean if np.isfinite(mean) else float("inf")
+
+
+def _alike(R: Sequence[Sequence[Sequence[float | None]]]) -> bool:
+    return len({(len(one), len(one[0])) for one in R}) == 1

@@ -1,0 +1,135 @@
+"""Run directories as reports read them. Imports no torch."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from metarun.config import NO_EFFECT, ConfigError
+
+Numbers = NDArray[np.float64]
+
+NOT_RUNS = {"superseded", "eval", "checkpoints", "figures"}
+"""Folders in a run directory that hold no run of their own."""
+
+ASIDE = {f"{node}.{key}" if node else key for node, keys in NO_EFFECT.items() for key in keys} | {"table", "paper", "budget"}
+"""What a command may say without changing what is trained, or what tells itself otherwise."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: what its command said, and what its results are, as far as there are any."""
+
+    path: Path
+    results: dict[str, Any]
+    said: dict[str, str]
+    """Values by key, of the command's overrides."""
+
+    @property
+    def status(self) -> str:
+        """That in results.json, or unfinished."""
+        return str(self.results.get("status", "unfinished"))
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    @property
+    def seed(self) -> int:
+        return int(self.results.get("seed", self.said.get("seed", 0)))
+
+    @property
+    def metric(self) -> str:
+        """Of the test: accuracy or mse."""
+        return "accuracy" if "accuracy" in self.results["test"] else "mse"
+
+    @property
+    def budget(self) -> str:
+        """Its name: full, where it is not told."""
+        name: str = (self.results.get("budget") or {}).get("name", self.said.get("budget", "full"))
+        return name
+
+    @property
+    def full(self) -> bool:
+        """Whether all updates of the protocol were made."""
+        share: float = (self.results.get("budget") or {}).get("share", 1.0)
+        return share >= 1 and self.budget == "full"
+
+    def others(self, known: Iterable[str]) -> str:
+        """What the command said beside ``known``, and beside what changes nothing."""
+        aside = ASIDE | set(known)
+        return " ".join(f"{key}={value}" for key, value in self.said.items() if key not in aside and key.split(".")[0] != "hydra")
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl that are whole."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except OSError:
+            return []
+        return [found for line in lines if (found := _parsed(line)) is not None]
+
+    @cached_property
+    def task_scores(self) -> Numbers | None:
+        """Scores of the test tasks at the last look, (stages, tasks), stages by name; None where there is no test.npz.
+
+        Where a stage has fewer tasks than another, NaN fills its row.
+        """
+        try:
+            with np.load(self.path / "test.npz") as file:
+                scores: Numbers = file["scores"][np.argsort(file["stages"]), -1]
+        except OSError:
+            return None
+        return scores
+
+
+def collect(paths: Iterable[Path]) -> list[Run]:
+    """The runs in ``paths``: run directories, or folders that hold some at any depth.
+
+    Raises:
+        ConfigError: one of them is not there, or has no runs.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: no such folder")
+        some = {folder: _read(folder) for folder in _folders(path)}
+        if not some:
+            raise ConfigError(f"{path}: expected a run directory, or a folder with some in it")
+        found |= some
+    return list(found.values())
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    for folder, inside, _ in os.walk(path):
+        if ".hydra" in inside:
+            yield Path(folder)
+        inside[:] = sorted(name for name in inside if name not in NOT_RUNS and name[0] != ".")
+
+
+def _read(folder: Path) -> Run:
+    try:
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) or []
+    except (OSError, yaml.YAMLError):
+        overrides = []
+    try:
+        results = _parsed((folder / "results.json").read_text()) or {}
+    except OSError:
+        results = {}
+    pairs = (str(override).partition("=") for override in overrides)
+    return Run(folder, results, {key.lstrip("+"): value for key, _, value in pairs})
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

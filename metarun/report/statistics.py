@@ -1,0 +1,86 @@
+"""Means over seeds and tests between methods: Student's t, from its distribution function alone. Imports no torch and no scipy."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+
+
+class Paired(NamedTuple):
+    """A paired t test: the mean difference with its 95 % interval, t, degrees of freedom and the two-sided p value."""
+
+    difference: float
+    ci95: float
+    t: float
+    df: int
+    p: float
+
+
+def paired(a: Numbers, b: Numbers) -> Paired:
+    """Test whether the mean of ``a`` - ``b`` differs from 0, for scores (n,) of the same tasks.
+
+    Raises:
+        ValueError: the arrays are not of one length of 2 or more.
+    """
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise ValueError(f"expected two arrays of one length, 2 or more; found {a.shape} and {b.shape}")
+    difference = a - b
+    df, mean = len(a) - 1, float(difference.mean())
+    error = float(difference.std(ddof=1)) / len(a) ** 0.5
+    if error == 0:  # the same difference on every task
+        return Paired(mean, 0.0, math.copysign(math.inf, mean) if mean else 0.0, df, 0.0 if mean else 1.0)
+    t = mean / error
+    return Paired(mean, t_quantile(df) * error, t, df, t_tails(t, df))
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its 95 % interval (Student's t with n - 1 degrees of freedom), which one seed has not."""
+    if len(values) < 2:
+        return float(values[0]), None
+    return float(np.mean(values)), t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+
+
+def t_tails(t: float, df: float) -> float:
+    """The probability that Student's t is farther from 0 than ``t``."""
+    return _incomplete_beta(df / (df + t * t), df / 2, 0.5)
+
+
+@cache
+def t_quantile(df: float, inside: float = 0.95) -> float:
+    """The t that the given share of Student's distribution lies within: 12.706 for 1 degree of freedom and 95 %."""
+    low, high = 0.0, 1.0
+    while t_tails(high, df) > 1 - inside:
+        high *= 2
+    for _ in range(100):  # bisection, to the last bit
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_tails(middle, df) > 1 - inside else (low, middle)
+    return high
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function, by its continued fraction (Lentz's method)."""
+    if x in (0.0, 1.0):
+        return x
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges fast
+        return 1 - _incomplete_beta(1 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    value, c, d = 1.0, 1.0, 0.0
+    for i in range(500):
+        m = i // 2
+        if i == 0:
+            step = 1.0
+        elif i % 2:
+            step = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            step = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        d = 1 / (1 + step * d)
+        c = 1 + step / c
+        value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front * (value - 1) / a
