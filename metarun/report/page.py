@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from metarun.report import figures
 from metarun.report.runs import Run
-from metarun.report.statistics import Paired, over_seeds, paired, t_quantile
+from metarun.report.statistics import Paired, paired, t_quantile
 from metarun.report.table import mean_of, score
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ Numbers = NDArray[np.float64]
 
 CURVES, MATRICES = 12, 20
 """Methods in a picture at most; more of them cannot be told apart."""
-MERIT = {"test": "test", "acc": "ACC", "bwt": "BWT", "forgetting": "forgetting"}
+MERIT = {"test": "test", "bwt": "BWT", "forgetting": "forgetting"}
 STYLE = """
 :root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
-body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 90rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
@@ -70,11 +70,11 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     finished = [run for run in runs if run.finished]
     said = {run.path: run.others(("algo", "data")).split() + _shown(run) for run in finished}
     common = set.intersection(*(set(words) for words in said.values())) if said else set()
-    several = len({run.results["data"] for run in finished}) > 1
+    named = [key for key in ("algo", "data") if len({run.results[key] for run in finished}) > 1] or ["algo"]
     groups: dict[str, dict[int, Run]] = defaultdict(dict)
     for run in sorted(finished, key=lambda run: str(run.path)):
-        words = [str(run.results["algo"]), *([str(run.results["data"])] if several else [])]
-        words += [word for word in said[run.path] if word not in common]
+        own = (word.partition("=") for word in said[run.path] if word not in common)
+        words = [str(run.results[key]) for key in named] + [f"{key.rpartition('.')[2]}={value}" for key, _, value in own]
         groups[" ".join(words)][run.seed] = run
     return [Method(name, [found[seed] for seed in sorted(found)]) for name, found in sorted(groups.items())]
 
@@ -141,8 +141,8 @@ def _results(found: Sequence[Method]) -> Iterator[str]:
                 ", ".join(sorted({found["environment"].get("git") or "" for found in results})),
             ]
         )
-    yield "<h2>Results</h2><p>Accuracies in per cent, else mean squared errors. Mean over seeds with its 95 % interval (Student's t);"
-    yield "over tasks: the 95 % interval over test tasks within a seed, the mean over seeds.</p>"
+    yield "<h2>Results</h2><p>Accuracies in per cent, else mean squared errors; of a stream the mean over its stages at the end."
+    yield "Mean over seeds with its 95 % interval (Student's t); over tasks: that over test tasks within a seed.</p>"
     yield _table(heads, lines)
 
 
@@ -164,11 +164,8 @@ def _tests(found: Sequence[Method]) -> Iterator[str]:
         groups[method.tested_on].append(method)
     lines = []
     for group in groups.values():
-        sign = -1.0 if group[0].metric == "accuracy" else 1.0
         scored = {method.name: [score(run, "test")[0] for run in method.runs] for method in group}
-        ranked = sorted(
-            (method for method in group if None not in scored[method.name]), key=lambda m: sign * _finite(scored[m.name])
-        )
+        ranked = sorted(group, key=lambda method: _rank(scored[method.name], method.metric))
         for other in ranked[1:]:
             test = compare(ranked[0], other)
             if test is not None:
@@ -181,14 +178,14 @@ def _tests(found: Sequence[Method]) -> Iterator[str]:
                         f"{scale * test.difference:+.{digits}f} ± {scale * test.ci95:.{digits}f}",
                         f"{test.t:.2f}",
                         f"{test.df:,}",
-                        f"{test.p:.2g}",
+                        f"{test.p:.2g}" if test.p > 0 else "&lt; 1e-300",
                         str(len(seeds)),
                     ]
                 )
     if lines:
-        yield "<h2>Paired tests</h2><p>The best method against each other one on the same test tasks: the mean of the differences task by"
-        yield "task, its 95 % interval, and a two-sided paired t test, over the tasks of all seeds that both have. It speaks of these trained"
-        yield "learners: how much another training would differ shows in the interval over seeds above.</p>"
+        yield "<h2>Paired tests</h2><p>The best method against each other one on the same test tasks: the mean of the differences"
+        yield "task by task, its 95 % interval, and a two-sided paired t test, over the tasks of all seeds that both have. It speaks of"
+        yield "these trained learners: how much another training would differ shows in the interval over seeds above.</p>"
         yield _table(["best", "other", "difference", "t", "df", "p", "seeds"], lines)
 
 
@@ -219,8 +216,8 @@ def _curves(found: Sequence[Method], metric: str) -> Iterator[str]:
     }
     pictures = {name: curves for name, curves in pictures.items() if curves}
     if pictures:
-        yield f"<h2>Curves: {unit}</h2><p>Validation against updates, time and tasks; the test by inner step. Bands: 95 % intervals over"
-        yield f"seeds.{f' The first {CURVES} of {len(found)} methods.' if len(found) > CURVES else ''}</p>"
+        yield f"<h2>Curves: {unit}</h2><p>Validation against updates, time and tasks; the test by inner step. Bands: 95 % intervals"
+        yield f"over seeds.{f' The first {CURVES} of {len(found)} methods.' if len(found) > CURVES else ''}</p>"
         yield _image(figures.curves(pictures, unit), f"{unit} against {', '.join(pictures)}")
 
 
@@ -233,7 +230,8 @@ def _matrices(found: Sequence[Method]) -> Iterator[str]:
         }
         means = {name: np.mean(np.array(R, np.float64), 0).tolist() for name, R in list(streams.items())[:MATRICES] if _alike(R)}
         if means:
-            yield f"<h2>Streams: R, {metric}</h2><p>Rows: the untrained learner, then after each stage; columns: stages. Mean over seeds.</p>"
+            yield f"<h2>Streams: R, {metric}</h2><p>Rows: the untrained learner, then after each stage; columns: stages. Mean over"
+            yield "seeds.</p>"
             yield _image(figures.stage_matrices(means, metric), f"R of {', '.join(means)}")
 
 
@@ -241,14 +239,14 @@ def _matrices(found: Sequence[Method]) -> Iterator[str]:
 
 
 def learning_curve(method: Method, axis: str) -> Curve | None:
-    """The validation score over seeds against `updates`, `seconds` or `tasks`; None where it was never validated."""
+    """The validation score over seeds against `updates`, `seconds` or `tasks`; None where there is none, or one a stage."""
     tag = f"val/{method.metric}"
     rows: list[dict[int, tuple[float, float]]] = []
     for run in method.runs:
         tasks = run.results["protocol"]["train"]["tasks"]
         speeds = [(line["step"], line["time/tasks_per_second"]) for line in run.metrics if line.get("time/tasks_per_second")]
         known = [(line["step"], line[tag]) for line in run.metrics if line.get(tag) is not None]
-        if not known or (axis == "seconds" and not speeds):
+        if not known or run.results.get("continual") or (axis == "seconds" and not speeds):
             return None
         clock = _clock(speeds, tasks)
         at = {step: {"updates": step, "tasks": step * tasks, "seconds": clock(step)}[axis] for step, _ in known}
@@ -303,10 +301,10 @@ def _image(figure: "Figure", alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
 
 
-def _finite(values: Sequence[float | None]) -> float:
-    """Their mean; infinite where one is not finite, so that it ranks last."""
-    mean, _ = over_seeds([np.inf if value is None else value for value in values])
-    return mean if np.isfinite(mean) else float("inf")
+def _rank(values: Sequence[float | None], metric: str) -> float:
+    """By their mean, the best first; what is not finite comes last."""
+    mean = float(np.mean([np.inf if value is None else value for value in values]))
+    return (-mean if metric == "accuracy" else mean) if np.isfinite(mean) else np.inf
 
 
 def _alike(R: Sequence[Sequence[Sequence[float | None]]]) -> bool:

@@ -123,7 +123,7 @@ class Table:
 
     def latex(self) -> str:
         """A `tabular` with the rules of booktabs."""
-        lines = [" & ".join(map(_latex, line)) + r" \\" for line in (self.heads, *self.lines)]
+        lines = [" & ".join([_latex(cell) for cell in line]) + r" \\" for line in (self.heads, *self.lines)]
         body = [rf"\begin{{tabular}}{{{'l' * len(self.heads)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
         return "\n".join([f"% {self.title}", *self._listed("% "), *body, r"\end{tabular}", ""])
 
@@ -334,8 +334,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     sources = dict.fromkeys(f"Published: {row.published.source}" for row in rows if row.published)
     return [
         "Measured: mean over seeds with its 95 % interval (Student's t, n - 1); over tasks: that over test tasks within a seed.",
-        "Reproduced: all updates of the protocol made, and the difference at most √(ci² + ci²) of both intervals, one point standing"
-        " for one that is not published. A question mark: not read in the paper itself.",
+        "Reproduced: all updates of the protocol made, and the difference at most √(ci² + ci²) of both intervals, one point"
+        " standing for one that is not published. A question mark: not read in the paper itself.",
         *sources,
     ]
 
