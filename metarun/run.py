@@ -91,7 +91,10 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         raise
     probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
     results |= measured(config, parts, outcome, probes, reference)
-    save_scores(folder, outcome, probes)
+    online: dict[str, Any] = {}
+    if outcome.rounds is not None:  # of a stream without boundaries the score of each round, and the stage it was of
+        online = {"online": np.array(outcome.position.online), "rounds": np.array(outcome.rounds)}
+    save_scores(folder, outcome.stages, outcome.test, **probes, **online)
     write_events(config, choices, parts, outcome, probes, folder, results)
     folder.write_results(results)
     return results
@@ -111,7 +114,7 @@ def build_parts(config: DictConfig) -> Parts:
     method = build_method(config.cl)
     data = build_data(config, method)
     torch.manual_seed(derive(seed, "initialisation"))
-    algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data), key="algo")
+    algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data.spec), key="algo")
     check_kind("algo", algorithm, Algorithm)
     if not any(True for _ in algorithm.parameters()):
         raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
@@ -163,9 +166,9 @@ def with_stages(node: DictConfig) -> DictConfig:
     return OmegaConf.merge(node, {"stages": stages})  # type: ignore[return-value]
 
 
-def make_network(node: DictConfig, data: Data, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
-    """The configured network for the data's inputs (or others); ``outputs`` None: an embedding without a head."""
-    return as_network(build(node, input_shape or data.spec.input_shape, outputs, key="model"))
+def make_network(node: DictConfig, spec: TaskSpec, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
+    """The configured network for the tasks' inputs (or others); ``outputs`` None: an embedding without a head."""
+    return as_network(build(node, input_shape or spec.input_shape, outputs, key="model"))
 
 
 def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
@@ -339,21 +342,17 @@ def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, S
     return {name: values for name, values in told.items() if np.ptp(values) > 0}
 
 
-def save_scores(folder: RunFolder, outcome: Outcome, probes: Mapping[str, Scores]) -> None:
-    """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`; the `stages`; ``probes``.
+def save_scores(folder: RunFolder, stages: list[str], test: list[NDArray[np.float64]], **more: Any) -> None:
+    """test.npz: `scores` (stages, looks, tasks), a look after each inner step of `test.by_step`; the `stages`; ``more``.
 
-    A stage with fewer tasks than another is filled up with NaN. Of a stream without boundaries the `online` score and the `rounds`'
-    stages too, (rounds,) each.
+    A stage with fewer tasks than another is filled up with NaN.
     """
-    scores = np.full((len(outcome.stages), len(outcome.test[0]), max(of.shape[1] for of in outcome.test)), np.nan)
-    for place, of in zip(scores, outcome.test, strict=True):
+    scores = np.full((len(stages), len(test[0]), max(of.shape[1] for of in test)), np.nan)
+    for place, of in zip(scores, test, strict=True):
         place[:, : of.shape[1]] = of
-    arrays: dict[str, Any] = {"scores": scores, "stages": np.array(outcome.stages), **probes}
-    if outcome.rounds is not None:
-        arrays |= {"online": np.array(outcome.position.online), "rounds": np.array(outcome.rounds)}
     beside = folder.path / ".test.npz.writing"
     with beside.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, scores=scores, stages=np.array(stages), **more)
     os.replace(beside, folder.path / "test.npz")
 
 

@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -64,7 +63,7 @@ def test_a_row_builds(name):
         assert count <= IMAGES.get(data, (None, count))[1]
 
     spec = spec_of(config.data)
-    algorithm = build(config.algo, spec, partial(make_network, config.model, SimpleNamespace(spec=spec)), key="algo")
+    algorithm = build(config.algo, spec, partial(make_network, config.model, spec), key="algo")
     assert isinstance(algorithm, Algorithm)
     trainer: Trainer = build(config.trainer, 0, key="trainer")
     assert trainer.keep_best == 0 or trainer.validate_every

@@ -1,7 +1,8 @@
 """Few-shot classification tasks from labelled images: one uint8 tensor on the device, tasks by a hash and one gather."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -110,6 +111,12 @@ class ImageData(Data):
                 members.check(self._shape(split), where, "train_" if own else "")
         in_training = sum(len(of["train"]) for of in self.parts.values())
         self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name, in_training)
+
+    def bring(self, shape: tuple[int, ...]) -> None:
+        """Have every image scaled to ``shape`` (C, H, W), after what a stage does to it: what a network made for others takes."""
+        views = self.views
+        self.views = {name: partial(_then, views.get(name), partial(to_shape, shape=shape)) for name in self.parts}
+        self.spec = replace(self.spec, input_shape=shape)
 
     @property
     def splits(self) -> dict[Split, Classes]:
@@ -298,3 +305,17 @@ def augment(images: Tensor, draws: Tensor, crop: int, *, flip: bool) -> Tensor:
 def quarter_turns(images: Tensor) -> Tensor:
     """(images, C, H, W) → (4 · images, C, H, W): as they are, then turned by 90, 180 and 270 degrees counterclockwise."""
     return torch.cat([torch.rot90(images, k, (2, 3)) for k in range(4)])
+
+
+def to_shape(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(n, C, H, W) → (n, *shape): scaled bilinearly; grey becomes three equal channels, colours become their mean."""
+    channels, *size = shape
+    if list(images.shape[-2:]) != size:
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+    if channels == images.shape[1]:
+        return images
+    return images.mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1).contiguous()
+
+
+def _then(first: View | None, second: View, images: Tensor) -> Tensor:
+    return second(first(images) if first else images)

@@ -1,12 +1,9 @@
 """Whole data sets one after another as stages (as in Bayesian online meta-learning, Yap, Ritter and Barber, ICML 2021)."""
 
-from functools import partial
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
-from torch.nn import functional as F
 
 from metarun.build import build
 from metarun.config import CONFIGS, ConfigError, nearest, require
@@ -71,8 +68,8 @@ class Sequence(Data):
             made = build({**keys, **own, **shape, **options.get(name, {})}, seed, key=f"data.options.{name}")
             if not isinstance(made, ImageData):
                 raise ConfigError(f"data.of={name}: expected a data set of images")
+            made.bring((channels, size, size))
             self.sets.append(made)
-        self.size, self.channels = size, channels
         in_training = sum(data.spec.train_classes or 0 for data in self.sets)
         self.spec = TaskSpec("classification", (channels, size, size), ways, train_ways or ways, "sequence", in_training)
 
@@ -80,24 +77,6 @@ class Sequence(Data):
         made: list[Stage] = []
         first = 0
         for data in self.sets:
-            bring = partial(to_shape, channels=self.channels, size=self.size)
-            own = data.views
-            data.views = {name: partial(_then, own.get(name), bring) for name in data.parts}
             made += data.stages(device, first)
             first += data.spec.train_classes or 0
-            data.views = own
         return made
-
-
-def to_shape(images: Tensor, channels: int, size: int) -> Tensor:
-    """(n, C, H, W) → (n, channels, size, size)."""
-    if images.shape[-2:] != (size, size):
-        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    if channels == images.shape[1]:
-        return images
-    return images.mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1).contiguous()
-
-
-def _then(first: Any, second: Any, images: Tensor) -> Tensor:
-    result: Tensor = second(first(images) if first else images)
-    return result

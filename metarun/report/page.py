@@ -184,8 +184,8 @@ def _tests(found: Sequence[Method]) -> Iterator[str]:
                 )
     if lines:
         yield "<h2>Paired tests</h2><p>The best method against each other one on the same test tasks: the mean of the differences"
-        yield "task by task, its 95 % interval, and a two-sided paired t test, over the tasks of all seeds that both have. It speaks of"
-        yield "these trained learners: how much another training would differ shows in the interval over seeds above.</p>"
+        yield "task by task, its 95 % interval, and a two-sided paired t test, over the tasks of all seeds that both have. It"
+        yield "speaks of these trained learners: how much another training would differ shows in the interval over seeds above.</p>"
         yield _table(["best", "other", "difference", "t", "df", "p", "seeds"], lines)
 
 

@@ -123,7 +123,8 @@ class Table:
 
     def latex(self) -> str:
         """A `tabular` with the rules of booktabs."""
-        lines = [" & ".join([_latex(cell) for cell in line]) + r" \\" for line in (self.heads, *self.lines)]
+        rows: list[list[Cell]] = [[*self.heads], *self.lines]
+        lines = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in rows]
         body = [rf"\begin{{tabular}}{{{'l' * len(self.heads)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
         return "\n".join([f"% {self.title}", *self._listed("% "), *body, r"\end{tabular}", ""])
 

@@ -75,7 +75,7 @@ def train(name, algo, cl, path):
     torch.manual_seed(0)
     adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
     trainer = Trainer(0, iterations=1, tasks=2, optimizer=adam, test_tasks=2, val_tasks=2, tensorboard=False)
-    algorithm = build(made.algo, data.spec, partial(make_network, made.model, data), key="algo")
+    algorithm = build(made.algo, data.spec, partial(make_network, made.model, data.spec), key="algo")
     return trainer.fit(algorithm, data.stages(CPU), build_method(node), RunFolder(path), "tests"), algorithm
 
 

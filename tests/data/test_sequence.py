@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 
 from metarun.config import CONFIGS, ConfigError
 from metarun.data import mnist
-from metarun.data.sequence import Sequence, to_shape
+from metarun.data.images import to_shape
+from metarun.data.sequence import Sequence
 from metarun.run import run
 
 CPU = torch.device("cpu")
@@ -34,13 +35,13 @@ def root(tmp_path, monkeypatch):
 
 def test_images_are_brought_to_one_shape():
     grey = torch.rand(2, 1, 28, 28)
-    assert torch.equal(to_shape(grey, 1, 28), grey)
-    colour = to_shape(grey, 3, 32)
+    assert torch.equal(to_shape(grey, (1, 28, 28)), grey)
+    colour = to_shape(grey, (3, 32, 32))
     assert colour.shape == (2, 3, 32, 32)
     assert torch.equal(colour[:, 0], colour[:, 2])
-    back = to_shape(torch.rand(2, 3, 32, 32), 1, 16)
+    back = to_shape(torch.rand(2, 3, 32, 32), (1, 16, 16))
     assert back.shape == (2, 1, 16, 16)
-    torch.testing.assert_close(to_shape(torch.full((1, 3, 84, 84), 0.3), 1, 28), torch.full((1, 1, 28, 28), 0.3))
+    torch.testing.assert_close(to_shape(torch.full((1, 3, 84, 84), 0.3), (1, 28, 28)), torch.full((1, 1, 28, 28), 0.3))
 
 
 def test_stages_follow_one_another(root):

@@ -1,0 +1,271 @@
+"""Using what was trained: a finished run's learner, tested otherwise or given tasks of one's own."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from numpy.typing import ArrayLike, NDArray
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from metarun import tracking
+from metarun.algo.algorithm import Algorithm
+from metarun.build import build
+from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
+from metarun.data.images import ImageData, to_shape
+from metarun.data.source import Data
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.network import Weights
+from metarun.report.summary import describe, figure
+from metarun.rng import derive
+from metarun.run import Parts, build_data, build_method, describe_results, make_network, save_scores, tested
+from metarun.tracking import RunFolder
+from metarun.trainer import checkpoint
+from metarun.trainer.evaluation import evaluate as scores_of
+from metarun.trainer.evaluation import testing
+from metarun.trainer.machine import choose_device, set_threads
+from metarun.trainer.trainer import Trainer, metric_name
+
+SHAPE = ("ways", "shots", "queries")
+"""Keys of a test task's shape, which other data take over from the run."""
+
+
+class Learner:
+    """What a finished run has learned.
+
+    Args:
+        run: its directory.
+
+    Raises:
+        ConfigError: there is no finished run, or its weights do not fit a learner made anew.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self.folder = RunFolder(run)
+        results = self.folder.results()
+        if results is None or results.get("status") != "finished":
+            raise ConfigError(f"{run}: expected the directory of a finished run")
+        self.results = results
+        config = OmegaConf.load(self.folder.path / ".hydra" / "config.yaml")
+        assert isinstance(config, DictConfig)  # noqa: S101 what Hydra writes there
+        self.config = config
+        self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
+        self.algorithm, self.states = restored(config, self.spec, self.folder)
+
+    def fit_predict(self, support_x: ArrayLike, support_y: ArrayLike, x: ArrayLike) -> NDArray[Any]:
+        """Adapt to a support set, as in a test, and predict.
+
+        Batch norms are those of the run: where they are transductive, the inputs ``x`` are predicted together.
+
+        Args:
+            support_x: (n, *input). Images are (n, C, H, W) or grey (n, H, W), uint8 or between 0 and 1, and are brought to the size
+                and the channels of the run's; their contrast should be that of the run's images (Omniglot: bright ink on black).
+            support_y: (n,) labels of any kind, of every class one at the least; or targets (n,) or (n, d).
+            x: (m, *input), what to predict.
+
+        Returns:
+            Labels (m,), or values (m,) or (m, d), as ``support_y`` is.
+
+        Raises:
+            ConfigError: more classes than the learner has outputs, or inputs of another shape.
+        """
+        inputs, queries = self._inputs(support_x, "support_x"), self._inputs(x, "x")
+        y = np.asarray(support_y)
+        if len(y) != inputs.shape[1]:
+            raise ConfigError(f"support_y: expected {inputs.shape[1]} of them, as many as support_x has, found {len(y)}")
+        if self.spec.kind == "regression":
+            targets = torch.as_tensor(y, dtype=torch.float32).reshape(1, len(y), -1)
+            support = Examples(inputs, targets)
+            unknown = Examples(queries, targets.new_zeros(1, queries.shape[1], targets.shape[-1]))
+            values: NDArray[Any] = self._outputs(Episodes(support, unknown)).numpy()
+            return values[:, 0] if y.ndim == 1 else values
+        classes, numbers = np.unique(y, return_inverse=True)
+        order = np.argsort(numbers, kind="stable")  # class after class, as tasks are
+        labels = torch.as_tensor(numbers[order]).unsqueeze(0)
+        support = Examples(inputs[:, torch.as_tensor(order)], labels, len(classes))
+        unknown = Examples(queries, labels.new_zeros(1, queries.shape[1]), len(classes))
+        try:
+            outputs = self._outputs(Episodes(support, unknown))
+        except (IndexError, RuntimeError):  # a head with fewer outputs, as torch says it
+            if len(classes) <= self.spec.outputs:
+                raise
+            raise ConfigError(f"support_y: {len(classes)} classes, but this learner has outputs for {self.spec.outputs}") from None
+        found: NDArray[Any] = classes[outputs[:, : len(classes)].argmax(-1).numpy()]
+        return found
+
+    def _outputs(self, task: Episodes) -> torch.Tensor:
+        """Logits or values (m, outputs), the mean over the states that are tested together."""
+        means = []
+        with testing(self.algorithm):
+            for state in self.states:
+                self.algorithm.load_state_dict(state)
+                means.append(self.algorithm.predictions(task, self.algorithm.steps, path=False)[-1, 0])
+        return torch.stack(means).mean(0)
+
+    def _inputs(self, values: ArrayLike, name: str) -> torch.Tensor:
+        """(n, …) → (1, n, *input_shape) float32."""
+        array, shape = np.asarray(values), self.spec.input_shape
+        x = torch.as_tensor(array).to(torch.float32) * (1 / 255 if array.dtype == np.uint8 else 1)
+        if x.dim() == len(shape):  # grey images without an axis of channels, or numbers
+            x = x.unsqueeze(1)
+        if len(shape) == 3 and x.dim() == 4 and x.shape[1] in (1, 3):
+            x = to_shape(x, shape)
+        if tuple(x.shape[1:]) != tuple(shape):
+            raise ConfigError(f"{name}: expected (n, {', '.join(map(str, shape))}), found {array.shape}")
+        return x.unsqueeze(0)
+
+
+def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
+    """Test a finished run's learner under ``overrides``, without training, into its `eval/<digest>/` → what came of it.
+
+    What was tested so before is shown. ``overrides`` are keys under `data`, `algo` and `trainer`, `seed` (of the test tasks), and
+    `data=CHOICE`: other data, in tasks of the run's shape, images brought to the size and channels of the run's.
+
+    Raises:
+        ConfigError: no finished run, or overrides that do not suit it.
+    """
+    learner = Learner(run)
+    config, choice = changed(learner, overrides)
+    folder = RunFolder(learner.folder.path / "eval" / _digest(config))
+    results = folder.results()
+    if results is None:
+        results = test(learner, config, {**learner.results, "data": choice}, folder)
+        folder.write_results({**results, "overrides": list(overrides)})
+    lines = [describe(results), "", f"The run itself: {figure(learner.results)}"]
+    if results["drop"] is not None:
+        points = " points" if metric_name(learner.algorithm) == "accuracy" else ""
+        scale = 100 if points else 1
+        lines[-1] += f"; worse by {scale * results['drop']:.4g}{points}"
+    return "\n".join([*lines, "", str(folder.path)])
+
+
+def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str]:
+    """The run's configuration under ``overrides``, and the choice of data."""
+    config: DictConfig = OmegaConf.create(OmegaConf.to_container(learner.config))  # type: ignore[assignment]
+    config.trainer.test_tasks = learner.results["protocol"]["n_test_tasks"]  # a budget may have had fewer than the protocol
+    choice = learner.results["data"]
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for override in parsed:
+        if override.key_or_group == "data":
+            choice = str(override.value())
+            with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+                other = compose("config", [f"data={choice}"]).data
+            with open_dict(config):
+                config.data = OmegaConf.merge(
+                    other, {key: config.data[key] for key in SHAPE if key in config.data and key in other}
+                )
+    for override in parsed:
+        key = override.key_or_group
+        group, _, name = key.partition(".")
+        if key == "data":
+            continue
+        if key != "seed" and (group not in ("data", "algo", "trainer") or not name):
+            raise ConfigError(f"{key}: a learner keeps its own; eval takes data=, seed=, and keys of data, algo and trainer")
+        place, _, last = key.rpartition(".")
+        parent = OmegaConf.select(config, place) if place else config
+        known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+        if last not in known:
+            raise ConfigError(f"{key}: no such key{nearest(last, known)}")
+        OmegaConf.update(config, key, override.value())
+    mode, before = config.algo.get("batch_norm"), learner.config.algo.get("batch_norm")
+    if mode == "running" and before != mode:
+        raise ConfigError(f"algo.batch_norm=running: this run was trained with {before} and kept no running statistics")
+    return config, choice
+
+
+def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Test the run's learner as ``config`` says → what results.json of the test says; per-task scores go to test.npz."""
+    trainer: Trainer = build(config.trainer, config.seed, key="trainer")
+    method, device = build_method(config.cl), choose_device(trainer.device)
+    data = build_data(config, method)
+    fit(data, learner.spec)
+    stages = data.stages(device)
+    outputs, alike = data.spec.outputs, learner.spec.train_outputs == learner.spec.outputs
+    spec = replace(learner.spec, outputs=outputs, train_outputs=outputs if alike else learner.spec.train_outputs)
+    algorithm, states = restored(config, spec, learner.folder, lambda fresh: prepare(method, fresh.to(device), stages))
+    state = (checkpoint.load(learner.folder.last) or {}).get("method")
+    if state and known["data"] == learner.results["data"]:
+        method.load_state_dict(state)
+    parts = Parts(
+        data, algorithm, method, trainer, device, set_threads(trainer.threads, 0), stages, learner.results.get("budget") or {}
+    )
+    found = []
+    for number, stage in enumerate(stages):
+        with method.testing(algorithm, number):
+            found.append(scores_of(algorithm, stage.test, trainer.test_tasks, ensemble=states))
+    choices = {key: known[key] for key in ("algo", "data", "cl", "model")}
+    metric = metric_name(algorithm)
+    results = describe_results(config, choices, parts, tracking.source_digest(config))
+    results |= {"test": tested(found, metric, algorithm.steps), "train": learner.results["train"]}
+    before, after = learner.results["test"][metric]["mean"], results["test"][metric]["mean"]
+    worse = None if before is None or after is None else (before - after if metric == "accuracy" else after - before)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    save_scores(folder, [stage.name for stage in stages], found)
+    return {**results, "of": str(learner.folder.path.name), "drop": worse}
+
+
+def fit(data: Data, spec: TaskSpec) -> None:
+    """Bring other data's images to the shape that a learner of ``spec`` takes.
+
+    Raises:
+        ConfigError: they are tasks of another kind, or no images.
+    """
+    if data.spec.kind != spec.kind:
+        raise ConfigError(f"data: the run learned {spec.kind}, and these tasks are {data.spec.kind}")
+    if data.spec.input_shape != spec.input_shape:
+        if not isinstance(data, ImageData):
+            raise ConfigError(f"data: the run takes inputs of shape {spec.input_shape}, and these have {data.spec.input_shape}")
+        data.bring(spec.input_shape)
+
+
+def prepare(method: Any, algorithm: Algorithm, stages: Sequence[Any]) -> None:
+    """Give the learner what a continual method adds to it, stage after stage."""
+    method.on_start(algorithm, list(stages))
+    for number in range(len(stages)):
+        method.grow(algorithm, number)
+
+
+def restored(config: DictConfig, spec: TaskSpec, folder: RunFolder, ready: Any = lambda _: None) -> tuple[Algorithm, list[Weights]]:
+    """The learner of a run with the weights that were tested, and their states: several where predictions were averaged.
+
+    Args:
+        config: of the run.
+        spec: of its tasks.
+        folder: of the run.
+        ready: called with the learner before its weights are loaded.
+    """
+    torch.manual_seed(derive(config.seed, "initialisation"))
+    network = partial(make_network, config.model, spec)
+    algorithm: Algorithm = build(config.algo, spec, network, key="algo")
+    ready(algorithm)
+    best, last = checkpoint.load(folder.best), checkpoint.load(folder.last)
+    if last is None:
+        raise ConfigError(f"{folder.last}: the run's weights are not there")
+    states = best["states"] if best and last["position"]["started"] == 1 and config.trainer.keep_best else [last["algorithm"]]
+    try:
+        algorithm.load_state_dict(states[0])
+    except RuntimeError as error:
+        why = " ".join(str(error).split(":", 1)[-1].split())[:160]
+        raise ConfigError(f"{folder.path}: its weights do not fit this learner, which may have other outputs ({why})") from None
+    return algorithm, states
+
+
+def _spec(told: dict[str, Any]) -> TaskSpec:
+    """As results.json tells it, where tuples are lists."""
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    return TaskSpec(**plain)
+
+
+def _digest(config: DictConfig) -> str:
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    for node, keys in NO_EFFECT.items():
+        for key in keys if node else ("restart", "any_code", "search"):
+            (plain.get(node, {}) if node else plain).pop(key, None)
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()

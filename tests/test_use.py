@@ -1,0 +1,158 @@
+"""Learners of finished runs: tested otherwise, and given tasks of one's own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+import metarun
+from metarun.config import CONFIGS, ConfigError
+from metarun.run import run
+from metarun.use import evaluate
+
+SHORT = (
+    "trainer.test_tasks=30",
+    "trainer.val_tasks=10",
+    "trainer.figures=false",
+    "trainer.tensorboard=false",
+    "trainer.device=cpu",
+)
+
+
+def trained(path, algo, data, *overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("config", [f"algo={algo}", f"data={data}", *overrides, *SHORT])
+    (path / ".hydra").mkdir(parents=True)
+    OmegaConf.save(config, path / ".hydra/config.yaml")
+    run(config, {"algo": algo, "data": data, "cl": "none", "model": "any"}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sine(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("sine"), "maml", "sine", "trainer.iterations=400", "algo.test_steps=3")
+
+
+def shades(path, size, mode):
+    """Classes told apart by their grey."""
+    random = np.random.default_rng(0)
+    for label in range(12):
+        (path / str(label)).mkdir(parents=True)
+        for i in range(6):
+            pixels = random.integers(0, 12, (size, size, 3)) + 20 * label
+            Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(path / str(label) / f"{i}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images")
+    size = ("data.size=16", "data.channels=1", "data.ways=2", "data.queries=3", "data.split=[0.5,0.25,0.25]")
+    small = ("model.filters=4", "trainer.iterations=30", "trainer.tasks=2")
+    return trained(path / "run", "protonet", "folder", f"data.path={shades(path / 'grey', 16, 'L')}", *size, *small)
+
+
+def test_a_test_as_the_run_made_it_gives_the_same_scores(sine, tmp_path):
+    said = evaluate(sine, [])
+    assert said == evaluate(sine, [])
+    folder = said.splitlines()[-1]
+    with np.load(f"{folder}/test.npz") as again, np.load(sine / "test.npz") as own:
+        np.testing.assert_array_equal(again["scores"], own["scores"])
+    found = json.loads(Path(folder, "results.json").read_text())
+    assert found["drop"] == 0.0
+    assert "worse by 0" in said
+
+
+def test_other_steps_shots_and_tasks(sine):
+    folder = evaluate(sine, ["data.shots=5", "algo.test_steps=1", "trainer.test_tasks=7"]).splitlines()[-1]
+    found = json.loads(Path(folder, "results.json").read_text())
+    assert (found["protocol"]["shots"], found["protocol"]["n_test_tasks"], found["test"]["mse"]["n_tasks"]) == (5, 7, 7)
+    assert [row["step"] for row in found["test"]["by_step"]] == [0, 1]
+    assert found["overrides"] == ["data.shots=5", "algo.test_steps=1", "trainer.test_tasks=7"]
+    assert json.loads((sine / "results.json").read_text())["protocol"]["shots"] == 10  # the run is as it was
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["algo.inner_lrr=1"], "algo.inner_lrr: no such key; did you mean inner_lr?"),
+        (["algo=reptile"], "algo: a learner keeps its own"),
+        (["algo.batch_norm=running"], "kept no running statistics"),
+        (["data.shots=0"], "data.shots=0: expected 1 or more"),
+    ],
+)
+def test_mistakes_are_one_line(sine, overrides, line):
+    with pytest.raises(ConfigError) as caught:
+        evaluate(sine, overrides)
+    assert line in str(caught.value)
+
+
+def test_other_tasks_are_of_the_same_kind(images):
+    with pytest.raises(ConfigError, match="the run learned classification, and these tasks are regression"):
+        evaluate(images, ["data=sine"])
+
+
+def test_only_finished_runs(tmp_path):
+    with pytest.raises(ConfigError, match="expected the directory of a finished run"):
+        metarun.load(tmp_path)
+
+
+def test_curves_are_fitted(sine):
+    learner = metarun.load(sine)
+    x = np.linspace(-4, 4, 10)
+    found = learner.fit_predict(x, np.sin(x), x)
+    assert found.shape == (10,)
+    flat = learner.fit_predict(x[:, None], np.zeros((10, 1)), x[:, None])
+    assert flat.shape == (10, 1)
+    assert np.abs(found - flat[:, 0]).max() > 0.01  # it has looked at the support set
+    np.testing.assert_array_equal(found, learner.fit_predict(x, np.sin(x), x))
+    with pytest.raises(ConfigError, match="support_y: expected 10 of them"):
+        learner.fit_predict(x, np.zeros(9), x)
+    with pytest.raises(ConfigError, match=r"x: expected \(n, 1\), found \(3, 2\)"):
+        learner.fit_predict(x, np.zeros(10), np.zeros((3, 2)))
+
+
+def test_images_are_classified_by_labels_of_any_kind(images):
+    learner = metarun.load(images)
+    support = np.full((6, 16, 16), 40, np.uint8)
+    support[::2] = 220
+    labels = np.array(["white", "black"] * 3)
+    queries = np.stack([np.full((16, 16), value, np.uint8) for value in (30, 230, 210)])
+    assert learner.fit_predict(support, labels, queries).tolist() == ["black", "white", "white"]
+    colour = np.repeat(np.kron(queries / 255, np.ones((2, 2)))[:, None], 3, 1)  # larger, in colour, between 0 and 1
+    assert learner.fit_predict(support, labels, colour).tolist() == ["black", "white", "white"]
+    three = np.array([7, 5, 9, 5, 9, 5])  # as many classes as there are, and not evenly
+    assert set(learner.fit_predict(support, three, queries)) <= {5, 7, 9}
+
+
+def test_other_images_are_brought_to_the_runs_shape(images, tmp_path):
+    path = shades(tmp_path / "colour", 24, "RGB")
+    folder = evaluate(images, ["data=folder", f"data.path={path}", "data.split=[0.5,0.25,0.25]", "data.ways=3"]).splitlines()[-1]
+    found = json.loads(Path(folder, "results.json").read_text())
+    assert (found["task"]["input_shape"], found["protocol"]["ways"], found["protocol"]["queries"]) == ([1, 16, 16], 3, 3)
+    assert found["drop"] == pytest.approx(
+        json.loads((images / "results.json").read_text())["test"]["accuracy"]["mean"] - found["test"]["accuracy"]["mean"]
+    )
+
+
+def test_a_head_has_as_many_outputs_as_it_was_trained_with(tmp_path, images):
+    data = OmegaConf.load(images / ".hydra/config.yaml").data.path
+    size = ("data.size=16", "data.channels=1", "data.ways=3", "data.queries=3", "data.split=[0.5,0.25,0.25]")
+    path = trained(tmp_path / "run", "maml", "folder", f"data.path={data}", *size, "model.filters=4", "trainer.iterations=2")
+    with pytest.raises(ConfigError, match="its weights do not fit this learner, which may have other outputs"):
+        evaluate(path, ["data.ways=2"])
+    pictures = np.zeros((4, 1, 16, 16))
+    assert set(metarun.load(path).fit_predict(pictures, [0, 1, 0, 1], pictures)) <= {0, 1}
+    with pytest.raises(ConfigError, match="4 classes, but this learner has outputs for 3"):
+        metarun.load(path).fit_predict(pictures, [0, 1, 2, 3], pictures)
+
+
+def test_torch_is_imported_when_a_learner_is_loaded():
+    code = "import sys, metarun, metarun.report.page, metarun.report.table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
