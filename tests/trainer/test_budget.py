@@ -1,0 +1,52 @@
+"""Budgets: how many updates and test tasks are left, by hand."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from metarun import cli  # noqa: F401 registers the resolver of the folder's name
+from metarun.build import build
+from metarun.config import CONFIGS, ConfigError
+from metarun.run import build_parts
+from metarun.trainer.budget import Budget
+
+
+def composed(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return compose("config", ["trainer.device=cpu", *overrides], return_hydra_config=True)
+
+
+def test_the_scarcer_of_share_and_operations_counts():
+    assert Budget("full").iterations(60_000, 1e9) == 60_000
+    assert Budget("short", share=0.1).iterations(60_000, 1e9) == 6_000
+    assert Budget("short", share=0.1, operations=2e12).iterations(60_000, 1e9) == 2_000
+    assert Budget("smoke", operations=1.0).iterations(60_000, 1e9) == 1
+    assert Budget("smoke", share=0.5).iterations(0, 1e9) == 0  # of a learner that trains nothing
+    assert (Budget("short", test_tasks=400).tests(10_000), Budget("full").tests(10_000)) == (400, 10_000)
+
+
+def test_mistakes_are_said():
+    with pytest.raises(ConfigError, match=r"budget\.share=0\.0: expected a number above 0, at most 1"):
+        build({"_target_": "metarun.trainer.budget.Budget", "name": "mine", "share": 0.0}, key="budget")
+
+
+def test_a_budget_cuts_the_protocol_and_names_itself():
+    parts = build_parts(composed("+paper=maml_sine_5shot", "budget=smoke"))
+    assert parts.trainer.iterations == 70
+    assert parts.trainer.test_tasks == 20
+    assert parts.budget == {"name": "smoke", "share": 0.001}
+    whole = build_parts(composed("+paper=maml_sine_5shot"))
+    assert (whole.trainer.iterations, whole.trainer.test_tasks, whole.budget) == (70_000, 6_000, {"name": "full", "share": 1.0})
+
+
+def test_what_follows_from_the_number_of_updates_follows():
+    schedule = "trainer.scheduler={_target_: torch.optim.lr_scheduler.CosineAnnealingLR, T_max: '${trainer.iterations}'}"
+    parts = build_parts(composed(schedule, "budget=smoke", "budget.share=0.01"))
+    assert parts.trainer.scheduler["T_max"] == parts.trainer.iterations == 150
+
+
+def test_a_full_budget_leaves_the_folders_name_as_it_was():
+    names = [
+        composed(*said).hydra.run.dir for said in ((), ("budget=full",), ("budget=short",), ("budget=short", "budget.share=0.5"))
+    ]
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
