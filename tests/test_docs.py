@@ -2,12 +2,54 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from metarun import cli
+from metarun.config import CONFIGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+OWN = {"ridge", "arrays", "mine", "freeze"}
+"""Choices of a user's own in the examples."""
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of every indented line that calls `metarun`, without the words that explain it two spaces behind."""
+    lines = re.findall(r"^    (?:\.venv/bin/)?metarun\b(.*)$", page.read_text(), re.MULTILINE)
+    return [shlex.split(re.split(r"\s{2,}", line.strip())[0]) for line in lines]
+
+
+def first_values(arguments: list[str]) -> list[str]:
+    """Overrides with the first of the values that each sweeps over."""
+    parsed = OverridesParser.create().parse_overrides(cli.spread(arguments))
+    search = any(override.key_or_group == "search" for override in parsed)
+    single = (f"{o.get_key_element()}={next(o.sweep_string_iterator())}" for o in parsed if o.is_discrete_sweep())
+    plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+    return [*plain, *single] if not search else plain
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_compose(page):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        for arguments in commands(page):
+            first, *others = arguments or [""]
+            if first == "report":
+                names = others[others.index("--table") + 1 :][:1] if "--table" in others else []
+                assert all((CONFIGS / "table" / f"{name}.yaml").is_file() for name in names)
+                continue
+            said = [a for a in (others if first in cli.COMMANDS else arguments) if "=" in a]
+            if first == "eval":
+                said += ["algo=maml"] + ["data=omniglot"] * (not any(a.startswith("data=") for a in said))
+            if not OWN & {word for a in said for word in re.split(r"\W", a)}:
+                compose("config", first_values(said), return_hydra_config=True)
 
 
 def blocks(page: str) -> dict[str, str]:
