@@ -120,11 +120,15 @@ def build_parts(config: DictConfig) -> Parts:
         raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
-    work = work_of(algorithm, stages[0].train.sample(torch.arange(1))) * trainer.tasks
+    one = stages[0].train.sample(torch.arange(1))
+    work = work_of(algorithm, one) * trainer.tasks
     protocol, budget = trainer.iterations, build(config.budget, key="budget")
     if not budget.full:
-        passes = len(stages) * (1 + getattr(algorithm, "inner_steps", 0))
-        cut = {"iterations": budget.iterations(protocol, work * passes), "test_tasks": budget.tests(trainer.test_tasks)}
+        cut = {
+            "iterations": budget.iterations(protocol, work * algorithm.passes(one) * len(stages)),
+            "val_tasks": budget.tests(trainer.val_tasks),
+            "test_tasks": budget.tests(trainer.test_tasks),
+        }
         trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer")
     part = {"name": budget.name, "share": trainer.iterations / max(protocol, 1)}
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages, part)

@@ -119,6 +119,10 @@ class Algorithm(nn.Module, ABC):
         for part in (episodes.support, episodes.query):
             self.network(self.network.weights(), part.x)
 
+    def passes(self, episodes: Episodes) -> float:
+        """How many such passes an update takes on its tasks, passes backward not counted."""
+        return 1.0
+
     def chunk(self, episodes: Episodes) -> int | None:
         """Tasks to take at once: as configured, or what suits the network on this device."""
         if self.task_chunk is not None:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from metarun.algo.algorithm import Algorithm, recorded_steps, task_losses
 from metarun.config import RangeError, require
-from metarun.episodes import Examples, TaskSpec
+from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import Weights
 from metarun.model.norm import Norm, RunningStatistics, Statistics
 
@@ -220,6 +220,9 @@ class GradientLearner(Algorithm):
         self.inner_steps, self.steps = inner_steps, test_steps
         self.first_order, self.recompute = first_order, recompute
         self.frozen: frozenset[str] = frozenset()
+
+    def passes(self, episodes: Episodes) -> float:
+        return 1.0 + self.inner_steps
 
     def initial(self, support: Examples) -> Weights:
         """The weights that every task starts from; those in `frozen` may be a set for each of the tasks of ``support``."""

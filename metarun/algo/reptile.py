@@ -71,6 +71,10 @@ class Reptile(GradientLearner):
         for i, w in enumerate(self.network.weights().values() if inner_optimizer == "adam" else ()):
             self.register_buffer(f"second_{i}", torch.zeros_like(w))
 
+    def passes(self, episodes: Episodes) -> float:
+        support = episodes.support.x.shape[1]
+        return self.inner_steps * min(self.inner_batch or support, support) / support
+
     def rule(self) -> Rule:
         if self.inner_optimizer == "sgd":
             return Descent(self.inner_lr)

@@ -14,9 +14,9 @@ class Budget:
     Attributes:
         name: by which results tell it.
         share: of the updates; 1: all.
-        operations: most floating-point operations of training, counted as passes through the network: one an update and one an
-            inner step (the backward passes, some times as much again, are not counted); null: as many as there are.
-        test_tasks: at most so many; null: all.
+        operations: most floating-point operations of training, counted as passes through the network, one an update and one an
+            inner step; the backward passes, some times as much again, are not counted; null: as many as there are.
+        test_tasks: at most so many, in validation too; null: all.
     """
 
     name: str
@@ -40,5 +40,5 @@ class Budget:
         return min(iterations, max(1, int(most)))
 
     def tests(self, tasks: int) -> int:
-        """Of so many test tasks those that are made."""
+        """Of so many test or validation tasks those that are made."""
         return tasks if self.test_tasks is None else min(tasks, self.test_tasks)

@@ -1,6 +1,7 @@
 """Budgets: how many updates and test tasks are left, by hand."""
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from metarun import cli  # noqa: F401 registers the resolver of the folder's name
@@ -50,3 +51,14 @@ def test_a_full_budget_leaves_the_folders_name_as_it_was():
     ]
     assert names[0] == names[1]
     assert len(set(names)) == 3
+
+
+def test_passes_are_counted_as_each_learner_makes_them():
+    def passes(*said):
+        parts = build_parts(composed(*said))
+        return parts.algorithm.passes(parts.stages[0].train.sample(torch.arange(1)))
+
+    assert passes("algo=maml", "data=sine", "algo.inner_steps=5") == 6.0
+    assert passes("algo=anil", "data=sine", "algo.inner_steps=5") == 1.0  # its steps are the head's alone
+    assert passes("algo=finetune", "data=sine") == 1.0
+    assert passes("algo=reptile", "data=sine", "algo.inner_batch=5", "algo.inner_steps=8", "data.shots=20") == 2.0
