@@ -155,8 +155,7 @@ def beside_published(
         label = "measured" if first else None
         ax.errorbar(mean, place - 0.15, xerr=ci, color=COLOURS[3], marker="o", markersize=4, capsize=2, label=label)
     ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
-    ax.invert_yaxis()
-    ax.set_xlabel(f"{unit}, 95 % interval")
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{unit}, 95 % interval")
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -175,7 +174,7 @@ def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]]
             ax.plot(x, mean, color=colours[name], linewidth=1.2, marker="o" if len(x) < 12 else None, markersize=3, label=name)
             ax.fill_between(x, mean - ci, mean + ci, color=colours[name], alpha=0.2, linewidth=0)
         ax.set(xlabel=axis, ylabel=unit)
-        if unit != "accuracy" and all((mean > 0).all() for _, _, mean, _ in panel):
+        if not unit.startswith("accuracy") and all((mean > 0).all() for _, _, mean, _ in panel):
             ax.set_yscale("log")
     lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
     figure.legend(lines.values(), lines.keys(), fontsize=7, frameon=False, loc="outside lower center", ncols=columns)

@@ -207,7 +207,7 @@ def compare(a: Method, b: Method) -> Paired | None:
 
 def _curves(found: Sequence[Method], metric: str) -> Iterator[str]:
     shown = found[:CURVES]
-    unit = "accuracy" if metric == "accuracy" else "mean squared error"
+    unit = "accuracy, %" if metric == "accuracy" else "mean squared error"
     pictures = {
         "outer updates": [curve for method in shown if (curve := learning_curve(method, "updates"))],
         "seconds of training": [curve for method in shown if (curve := learning_curve(method, "seconds"))],
