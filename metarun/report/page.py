@@ -81,7 +81,7 @@ def methods(runs: Sequence[Run]) -> list[Method]:
 
 def _shown(run: Run) -> list[str]:
     """Of what tells itself in other ways, what a reader wants to see."""
-    return [f"{key}={run.said[key]}" for key in ("paper", "budget") if key in run.said]
+    return [f"{key}={value}" for key, value in run.said.items() if key == "paper" or key.partition(".")[0] == "budget"]
 
 
 def _data_keys(run: Run) -> list[str]:

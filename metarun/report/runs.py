@@ -52,20 +52,22 @@ class Run:
 
     @property
     def budget(self) -> str:
-        """Its name: full, where it is not told."""
-        name: str = (self.results.get("budget") or {}).get("name", self.said.get("budget", "full"))
-        return name
+        """Its name, full where it is not told, and what the command changed of it."""
+        told = self.results.get("budget") or {}
+        own = [f"{key.partition('.')[2]}={value}" for key, value in self.said.items() if key.startswith("budget.")]
+        return " ".join([told.get("name", self.said.get("budget", "full")), *own])
 
     @property
     def full(self) -> bool:
         """Whether all updates of the protocol were made."""
-        share: float = (self.results.get("budget") or {}).get("share", 1.0)
-        return share >= 1 and self.budget == "full"
+        told = self.results.get("budget") or {}
+        return bool(told.get("share", 1.0) >= 1 and told.get("name", "full") == "full")
 
     def others(self, known: Iterable[str]) -> str:
         """What the command said beside ``known``, and beside what changes nothing."""
         aside = ASIDE | set(known)
-        return " ".join(f"{key}={value}" for key, value in self.said.items() if key not in aside and key.split(".")[0] != "hydra")
+        told = {key: value for key, value in self.said.items() if key not in aside and key.split(".")[0] not in ("hydra", "budget")}
+        return " ".join(f"{key}={value}" for key, value in told.items())
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
