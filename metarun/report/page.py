@@ -222,17 +222,20 @@ def _curves(found: Sequence[Method], metric: str) -> Iterator[str]:
 
 
 def _matrices(found: Sequence[Method]) -> Iterator[str]:
-    for metric in ("accuracy", "mse"):
-        streams = {
-            method.name: [run.results["continual"]["R"] for run in method.runs]
-            for method in found
-            if method.metric == metric and all(run.results.get("continual") for run in method.runs)
-        }
-        means = {name: np.mean(np.array(R, np.float64), 0).tolist() for name, R in list(streams.items())[:MATRICES] if _alike(R)}
-        if means:
-            yield f"<h2>Streams: R, {metric}</h2><p>Rows: the untrained learner, then after each stage; columns: stages. Mean over"
-            yield "seeds.</p>"
-            yield _image(figures.stage_matrices(means, metric), f"R of {', '.join(means)}")
+    """A row of panels for each setting, a panel for each continual method."""
+    means: dict[str, dict[str, list[list[float]]]] = defaultdict(dict)
+    metrics = {}
+    streams = [method for method in found if all(run.results.get("continual") for run in method.runs)]
+    for method in streams[:MATRICES]:
+        R = [run.results["continual"]["R"] for run in method.runs]
+        if _alike(R):
+            cl = str(method.runs[0].results["cl"])
+            title = "\n".join(word for word in method.name.split() if word != f"cl={cl}")
+            means[title][cl] = np.mean(np.array(R, np.float64), 0).tolist()
+            metrics[title] = method.metric
+    if means:
+        yield "<h2>Streams: R</h2><p>Down: the untrained learner, then after each stage; across: stages. Mean over seeds.</p>"
+        yield _image(figures.stage_matrices(means, metrics), f"R of {', '.join(means)}")
 
 
 # Curves ----------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,10 +63,14 @@ class Run:
         told = self.results.get("budget") or {}
         return bool(told.get("share", 1.0) >= 1 and told.get("name", "full") == "full")
 
-    def others(self, known: Iterable[str]) -> str:
-        """What the command said beside ``known``, and beside what changes nothing."""
+    def others(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> str:
+        """What the command said beside ``known``, beside what changes nothing, and beside the values that are ``given``."""
         aside = ASIDE | set(known)
-        told = {key: value for key, value in self.said.items() if key not in aside and key.split(".")[0] not in ("hydra", "budget")}
+        told = {
+            key: value
+            for key, value in self.said.items()
+            if key not in aside and key.split(".")[0] not in ("hydra", "budget") and (given or {}).get(key) != value
+        }
         return " ".join(f"{key}={value}" for key, value in told.items())
 
     @cached_property

@@ -170,11 +170,16 @@ class Table:
                     short = "" if row.budget == "full" else f"({row.budget})"
                     found[" ".join(filter(None, (*row.labels, short, row.changed)))] = (measured.mean, ci, told)
             return figures.beside_published(found, "accuracy, %" if rows[0].metric == "accuracy" else "mean squared error")
-        streams = {
-            " ".join(row.labels): [run.results["continual"]["R"] for run in row.runs if run.results["continual"]] for row in rows
-        }
-        matrices = {name: np.mean(np.array(R, np.float64), 0).tolist() for name, R in streams.items() if R}
-        return figures.stage_matrices(matrices, rows[0].metric) if matrices else None
+        found_R: dict[str, dict[str, list[list[float]]]] = defaultdict(dict)
+        metrics = {}
+        for row in rows:
+            R = [run.results["continual"]["R"] for run in row.runs if run.results["continual"]]
+            if R:
+                *setting, method = row.labels
+                title = "\n".join(filter(None, (*setting, row.changed)))
+                found_R[title][method] = np.mean(np.array(R, np.float64), 0).tolist()
+                metrics[title] = row.metric
+        return figures.stage_matrices(found_R, metrics) if found_R else None
 
     def _listed(self, before: str) -> list[str]:
         return [before + note for note in self.notes]
@@ -191,16 +196,15 @@ def make(name: str, runs: Iterable[Run]) -> Table:
     if name not in tables:
         raise ConfigError(f"table={name}: no such table{nearest(name, tables)}")
     content = yaml.safe_load(path.read_text())
-    swept = {
-        key.lstrip("+"): str(values).replace(" ", "").split(",") for key, values in content["hydra"]["sweeper"]["params"].items()
-    }
-    del swept["seed"]
+    grids = grids_of(content["hydra"]["sweeper"]["params"])
+    keys = telling_keys(grids)
     stream = next((entry["override /data"] for entry in content.get("defaults", []) if "override /data" in entry), None)
-    rows = list(_rows(name, swept, stream, list(runs)))
+    rows = list(_rows(name, grids, keys, stream, list(runs)))
     title = next(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#") and not line.startswith("# @"))
-    heads = label_names(swept)
+    # A paper's row is told by its algorithm, data, cell and the look at it.
+    heads = ["algo", "data", "cell", "look"] if "paper" in keys else [key.rpartition(".")[2] for key in keys]
     beside = any(row.published for row in rows)
-    made = _beside_published(rows, list(swept).index("cl") if "cl" in swept else None) if beside else _figures_of_merit(rows)
+    made = _beside_published(rows, keys.index("cl") if "cl" in keys else None) if beside else _figures_of_merit(rows)
     for line, row in zip(made, rows, strict=True):
         line |= _provenance(row)
     # One value of a label in all rows tells nothing, nor does a column without any.
@@ -214,25 +218,47 @@ def make(name: str, runs: Iterable[Run]) -> Table:
     return Table(name, title, [*(heads[i] for i in telling), *columns], lines, _notes(rows) if beside else [], rows)
 
 
-def label_names(swept: Mapping[str, Sequence[str]]) -> list[str]:
-    """What tells rows apart: the keys swept over; a paper's row by its algorithm, data, cell and the look at it."""
-    return ["algo", "data", "cell", "look"] if "paper" in swept else [key.rpartition(".")[2] for key in swept]
+Grid = dict[str, list[str]]
+"""Values by key: a table's sweep, or one of several."""
 
 
-def _rows(name: str, swept: Mapping[str, Sequence[str]], stream: str | None, runs: Sequence[Run]) -> Iterable[Row]:
-    cells: dict[tuple[str, ...], list[Run]] = {values: [] for values in product(*swept.values())}
+def grids_of(params: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Grid]:
+    """What a table sweeps over, the seeds left out."""
+    grids = [params] if isinstance(params, Mapping) else params
+    return [{key.lstrip("+"): _listed(values) for key, values in grid.items() if key != "seed"} for grid in grids]
+
+
+def _listed(values: Any) -> list[str]:
+    return ["null"] if values is None else str(values).replace(" ", "").split(",")
+
+
+def telling_keys(grids: Sequence[Grid]) -> list[str]:
+    """The keys that tell rows apart: those with several values in a grid, and groups chosen in one; the continual method last."""
+    keys = dict.fromkeys(key for grid in grids for key, values in grid.items() if len(values) > 1 or (CONFIGS / key).is_dir())
+    return sorted(keys, key=lambda key: key == "cl")
+
+
+def _rows(name: str, grids: Sequence[Grid], keys: Sequence[str], stream: str | None, runs: Sequence[Run]) -> Iterable[Row]:
+    cells: dict[tuple[str, ...], list[Run]] = {}
+    fixed: dict[tuple[str, ...], dict[str, str]] = {}
+    """What all of a cell's jobs say beside."""
+    for grid in grids:
+        for values in product(*(grid.get(key, [""]) for key in keys)):
+            cells[values] = []
+            fixed[values] = {key: values[0] for key, values in grid.items() if key not in keys}
     for run in runs:
-        values = tuple(str(run.said.get(key, run.results.get(key, ""))) for key in swept)
-        if run.said.get("table") == name or ("paper" in swept and values in cells):
+        values = tuple(str(run.said.get(key, run.results.get(key, ""))) for key in keys)
+        if run.said.get("table") == name or ("paper" in keys and values in cells):
             cells.setdefault(values, []).append(run)
-    for values, members in cells.items():
-        told = dict(zip(swept, values, strict=True))
+    blocks = list(dict.fromkeys(values[:-1] for values in cells))  # methods of one setting stand together
+    for values, members in sorted(cells.items(), key=lambda cell: blocks.index(cell[0][:-1])):
+        told = dict(zip(keys, values, strict=True))
         known = published().get(
             told.get("paper") or "_".join(filter(None, (stream, told.get("data.scenario"), told.get("cl")))), {}
         )
         groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
         for run in members:
-            groups[run.budget, run.others(swept)].append(run)
+            groups[run.budget, run.others(keys, fixed.get(values, {}))].append(run)
         for (budget, changed), some in sorted(groups.items()) or [(("", ""), [])]:
             chosen = {run.seed: run for run in sorted(some, key=lambda run: (run.finished, str(run.path)))}
             finished = [run for _, run in sorted(chosen.items()) if run.finished]

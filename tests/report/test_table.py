@@ -161,23 +161,29 @@ def merit(path, said, seed, R, metric="mse", **more):
 
 
 def test_figures_of_merit_of_streams(tmp_path):
-    none, ewc = ({"+table": "continual_sine", "cl": cl, "data.stage_by": "phase"} for cl in ("none", "ewc"))
+    fixed = {"trainer.iterations": 1500, "algo.test_steps": 3}  # the first is the table's, the second is not
+    none, ewc = (
+        {"+table": "continual_meta", "data": "sine", "algo": "maml", "cl": cl, "data.stage_by": "phase", **fixed}
+        for cl in ("none", "ewc")
+    )
     for seed, last in enumerate([1.0, 3.0]):
         merit(tmp_path, none, seed, [[4.0, 4.0], [1.0, 4.0], [3.0, last]])
     merit(tmp_path, ewc, 0, [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]])
-    found = lines("continual_sine", tmp_path)
-    assert list(found[0])[:6] == ["cl", "stage_by", "acc", "bwt", "forgetting", "last stage"]
+    found = lines("continual_meta", tmp_path)
+    assert list(found[0])[:8] == ["data", "algo", "stage_by", "cl", "acc", "bwt", "forgetting", "last stage"]
+    assert len(found) == 30  # both grids, fifteen each
     first = pick(found, cl="none", stage_by="phase")
+    assert (first["changed"], pick(found, cl="none", algo="protonet")["state"]) == ("algo.test_steps=3", "missing")
     assert (first["acc"], first["bwt"], first["last stage"]) == ("2.500 ± 6.353", "-0.500 ± 0.000", "2.000 ± 12.706")
     assert pick(found, cl="ewc", stage_by="phase")["acc"] == "2.000"
     assert pick(found, cl="joint", stage_by="x")["state"] == "missing"
 
 
 def test_accuracies_are_in_per_cent_and_online_scores_shown(tmp_path):
-    said = {"+table": "continual_meta", "algo": "maml", "cl": "none"}
+    said = {"+table": "continual_meta", "data": "omniglot", "algo": "maml", "cl": "none", "data.train_ways": "null"}
     merit(tmp_path, said, 0, [[0.2, 0.2], [0.5, 0.75]], "accuracy", online={"accuracy": 0.625})
-    first = pick(lines("continual_meta", tmp_path), algo="maml", cl="none")
-    assert (first["last stage"], first["online"]) == ("75.00", "62.50")
+    first = pick(lines("continual_meta", tmp_path), data="omniglot", algo="maml", cl="none")
+    assert (first["last stage"], first["online"], "changed" in first) == ("75.00", "62.50", False)
 
 
 def test_scores_by_length(tmp_path):
@@ -225,9 +231,8 @@ def test_means_by_hand():
 
 def test_every_cell_of_every_table_is_a_choice():
     for path in (tables.CONFIGS / "table").glob("*.yaml"):
-        params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
-        for key, values in params.items():
-            group = key.lstrip("+")
-            if (tables.CONFIGS / group).is_dir():
-                for value in values.replace(" ", "").split(","):
-                    assert (tables.CONFIGS / group / f"{value}.yaml").is_file(), (path.stem, value)
+        for grid in tables.grids_of(yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]):
+            for group, values in grid.items():
+                if (tables.CONFIGS / group).is_dir():
+                    for value in values:
+                        assert (tables.CONFIGS / group / f"{value}.yaml").is_file(), (path.stem, value)
