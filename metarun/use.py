@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
+from metarun.cl.method import ContinualMethod
 from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
 from metarun.data.images import ImageData, to_shape
-from metarun.data.source import Data
+from metarun.data.source import Data, Stage
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import Weights
 from metarun.report.summary import describe, figure
@@ -57,7 +59,7 @@ class Learner:
         assert isinstance(config, DictConfig)  # noqa: S101 what Hydra writes there
         self.config = config
         self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
-        self.algorithm, self.states = restored(config, self.spec, self.folder)
+        self.algorithm, self.states = restored(config, self.spec, self.folder, partial(prepare, build_method(config.cl), []))
 
     def fit_predict(self, support_x: ArrayLike, support_y: ArrayLike, x: ArrayLike) -> NDArray[Any]:
         """Adapt to a support set, as in a test, and predict.
@@ -187,19 +189,25 @@ def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: Ru
     data = build_data(config, method)
     fit(data, learner.spec)
     stages = data.stages(device)
+    last = checkpoint.load(learner.folder.last) or {}
+    # What a continual method keeps for each stage (heads, columns) goes with the stages of the run alone, in the order taken.
+    order = last["position"]["order"]
+    own = known["data"] == learner.results["data"] and len(stages) == len(order)
+    if own:
+        stages = [stages[number] for number in order]
+    method.announced = trainer.switch is None
     outputs, alike = data.spec.outputs, learner.spec.train_outputs == learner.spec.outputs
     spec = replace(learner.spec, outputs=outputs, train_outputs=outputs if alike else learner.spec.train_outputs)
-    algorithm, states = restored(config, spec, learner.folder, lambda fresh: prepare(method, fresh.to(device), stages))
-    state = (checkpoint.load(learner.folder.last) or {}).get("method")
-    if state and known["data"] == learner.results["data"]:
-        method.load_state_dict(state)
+    algorithm, states = restored(config, spec, learner.folder, partial(prepare, method, stages), device)
+    if own and last["method"]:
+        method.load_state_dict(last["method"])
     parts = Parts(
         data, algorithm, method, trainer, device, set_threads(trainer.threads, 0), stages, learner.results.get("budget") or {}
     )
     found = []
     for number, stage in enumerate(stages):
-        with method.testing(algorithm, number):
-            found.append(scores_of(algorithm, stage.test, trainer.test_tasks, ensemble=states))
+        with method.testing(algorithm, number) if own else nullcontext():
+            found.append(scores_of(algorithm, stage.test, trainer.test_tasks, ensemble=states if len(states) > 1 else None))
     choices = {key: known[key] for key in ("algo", "data", "cl", "model")}
     metric = metric_name(algorithm)
     results = describe_results(config, choices, parts, tracking.source_digest(config))
@@ -225,29 +233,36 @@ def fit(data: Data, spec: TaskSpec) -> None:
         data.bring(spec.input_shape)
 
 
-def prepare(method: Any, algorithm: Algorithm, stages: Sequence[Any]) -> None:
-    """Give the learner what a continual method adds to it, stage after stage."""
-    method.on_start(algorithm, list(stages))
-    for number in range(len(stages)):
+def prepare(method: ContinualMethod, stages: list[Stage], algorithm: Algorithm, begun: int) -> None:
+    """Give the learner what a continual method has added to it in the stages that were begun."""
+    method.on_start(algorithm, stages)
+    for number in range(begun):
         method.grow(algorithm, number)
 
 
-def restored(config: DictConfig, spec: TaskSpec, folder: RunFolder, ready: Any = lambda _: None) -> tuple[Algorithm, list[Weights]]:
+def restored(
+    config: DictConfig,
+    spec: TaskSpec,
+    folder: RunFolder,
+    ready: Callable[[Algorithm, int], None],
+    device: torch.device | None = None,
+) -> tuple[Algorithm, list[Weights]]:
     """The learner of a run with the weights that were tested, and their states: several where predictions were averaged.
 
     Args:
         config: of the run.
         spec: of its tasks.
         folder: of the run.
-        ready: called with the learner before its weights are loaded.
+        ready: called with the learner and the number of stages begun, before its weights are loaded.
+        device: to put it on.
     """
     torch.manual_seed(derive(config.seed, "initialisation"))
     network = partial(make_network, config.model, spec)
     algorithm: Algorithm = build(config.algo, spec, network, key="algo")
-    ready(algorithm)
     best, last = checkpoint.load(folder.best), checkpoint.load(folder.last)
     if last is None:
         raise ConfigError(f"{folder.last}: the run's weights are not there")
+    ready(algorithm.to(device), last["position"]["started"])
     states = best["states"] if best and last["position"]["started"] == 1 and config.trainer.keep_best else [last["algorithm"]]
     try:
         algorithm.load_state_dict(states[0])

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import metarun
+from metarun.cli import spread
 from metarun.config import CONFIGS, ConfigError
 from metarun.run import run
 from metarun.use import evaluate
@@ -27,7 +28,7 @@ SHORT = (
 
 def trained(path, algo, data, *overrides):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose("config", [f"algo={algo}", f"data={data}", *overrides, *SHORT])
+        config = compose("config", spread([f"algo={algo}", f"data={data}", *overrides, *SHORT]))
     (path / ".hydra").mkdir(parents=True)
     OmegaConf.save(config, path / ".hydra/config.yaml")
     run(config, {"algo": algo, "data": data, "cl": "none", "model": "any"}, path)
@@ -67,6 +68,21 @@ def test_a_test_as_the_run_made_it_gives_the_same_scores(sine, tmp_path):
     found = json.loads(Path(folder, "results.json").read_text())
     assert found["drop"] == 0.0
     assert "worse by 0" in said
+
+
+@pytest.mark.parametrize(("algo", "cl"), [("maml", "[ewc,replay]"), ("maml", "heads"), ("maml", "progressive")])
+def test_streams_are_tested_as_they_were_in_the_order_taken(tmp_path, algo, cl):
+    stream = ("data.stages=3", "data.stage_by=phase", "trainer.order=random", "seed=1", "trainer.iterations=20")
+    run = trained(tmp_path, algo, "sine", f"cl={cl}", *stream)
+    order = json.loads((run / "results.json").read_text())["continual"]["stages"]
+    assert order != sorted(order)
+    folder = evaluate(run, []).splitlines()[-1]
+    with np.load(f"{folder}/test.npz") as again, np.load(run / "test.npz") as own:
+        assert again["stages"].tolist() == own["stages"].tolist() == order
+        np.testing.assert_array_equal(again["scores"], own["scores"])
+    assert "worse by" in evaluate(run, ["data.stages=2"])  # what belongs to a stage has no place there
+    x = np.linspace(-4, 4, 10)
+    assert np.isfinite(metarun.load(run).fit_predict(x[:, None], np.sin(x), x[:, None])).all()
 
 
 def test_other_steps_shots_and_tasks(sine):
