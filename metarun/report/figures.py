@@ -2,6 +2,7 @@
 
 import json
 import logging
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -163,8 +164,10 @@ def beside_published(
 def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]], unit: str) -> "Figure":
     """A panel a horizontal axis, two in a row: curves by name, each x, mean and half the width of its band."""
     columns = min(len(panels), 2)
-    figure, grid = _figure(columns, -(-len(panels) // columns), width=5.5)
+    rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(name for panel in panels.values() for name, *_ in panel))
+    legend = 0.15 * -(-len(names) // columns)  # inches
+    figure, grid = _figure(columns, rows, width=5.5, height=3.2 + legend / rows)
     colours = dict(zip(names, _colours(len(names)), strict=True))
     axes = np.ravel(grid)
     for ax in axes[len(panels) :]:
@@ -177,7 +180,8 @@ def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]]
         if not unit.startswith("accuracy") and all((mean > 0).all() for _, _, mean, _ in panel):
             ax.set_yscale("log")
     lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
-    figure.legend(lines.values(), lines.keys(), fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
+    short = [textwrap.shorten(str(name), 90, placeholder=" …") for name in lines]
+    figure.legend(lines.values(), short, fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -66,16 +66,20 @@ class Curve(NamedTuple):
 
 
 def methods(runs: Sequence[Run]) -> list[Method]:
-    """Finished runs by configuration, named by the algorithm and by what not all commands said."""
-    finished = [run for run in runs if run.finished]
-    said = {run.path: run.others(("algo", "data")).split() + _shown(run) for run in finished}
-    common = set.intersection(*(set(words) for words in said.values())) if said else set()
+    """Finished runs by configuration, named by the algorithm, and by what not all commands of that algorithm and data said."""
+    finished = sorted((run for run in runs if run.finished), key=lambda run: str(run.path))
     named = [key for key in ("algo", "data") if len({run.results[key] for run in finished}) > 1] or ["algo"]
+    alike: dict[tuple[str, ...], list[tuple[Run, list[str]]]] = defaultdict(list)
+    for run in finished:
+        said = run.others(("algo", "data")).split() + _shown(run)
+        alike[tuple(str(run.results[key]) for key in named)].append((run, said))
     groups: dict[str, dict[int, Run]] = defaultdict(dict)
-    for run in sorted(finished, key=lambda run: str(run.path)):
-        own = (word.partition("=") for word in said[run.path] if word not in common)
-        words = [str(run.results[key]) for key in named] + [f"{key.rpartition('.')[2]}={value}" for key, _, value in own]
-        groups[" ".join(words)][run.seed] = run
+    for chosen, members in alike.items():
+        common = set.intersection(*(set(said) for _, said in members))
+        for run, said in members:
+            own = (word.partition("=") for word in said if word not in common)
+            words = [*chosen, *(f"{key.rpartition('.')[2]}={value}" for key, _, value in own)]
+            groups[" ".join(words)][run.seed] = run
     return [Method(name, [found[seed] for seed in sorted(found)]) for name, found in sorted(groups.items())]
 
 

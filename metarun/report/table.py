@@ -176,7 +176,7 @@ class Table:
             R = [run.results["continual"]["R"] for run in row.runs if run.results["continual"]]
             if R:
                 *setting, method = row.labels
-                title = "\n".join(filter(None, (*setting, row.changed)))
+                title = "\n".join(filter(None, (*setting, *row.changed.split())))
                 found_R[title][method] = np.mean(np.array(R, np.float64), 0).tolist()
                 metrics[title] = row.metric
         return figures.stage_matrices(found_R, metrics) if found_R else None

@@ -64,6 +64,11 @@ def test_methods_are_runs_of_one_configuration(runs):
     ]
 
 
+def test_what_the_algorithm_implies_is_not_in_a_name(runs):
+    write(runs / "c", "reptile", 0, [0.1, 0.2, 0.3], overrides=["algo.inner_lr=0.5"])
+    assert [method.name for method in methods(collect([runs]))] == ["maml", "protonet", "reptile"]
+
+
 def test_a_paired_test_over_the_tasks_of_the_same_seeds(runs):
     write(runs / "b2", "protonet", 2, [0.0, 0.0, 0.0])  # of a seed that the other has not
     maml, protonet = methods(collect([runs]))
