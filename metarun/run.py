@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import tracking
-from metarun.algo.algorithm import Algorithm, recorded_steps
+from metarun.algo.algorithm import Algorithm
 from metarun.algo.oml import lengths
 from metarun.algo.task_features import task_features
 from metarun.build import build, check_kind, locate
@@ -270,19 +270,19 @@ def measured(
     ``probes`` is what the learner told of the test tasks beside their scores, ``reference`` what `joint_scores` gave.
     """
     metric, position = metric_name(parts.algorithm), outcome.position
-    steps = parts.algorithm.steps
-    test = tested(outcome.test, metric, steps)
+    looks = looks_of(parts.algorithm)
+    test = tested(outcome.test, metric, looks)
     first = parts.trainer.paper_tasks
     if first is not None and first < outcome.test[0].shape[1]:
-        test["first_tasks"] = tested([scores[:, :first] for scores in outcome.test], metric, steps)
+        test["first_tasks"] = tested([scores[:, :first] for scores in outcome.test], metric, looks)
     if "by_presentation" in probes:
         shown = enumerate(map(summary, probes["by_presentation"].T[:PRESENTATIONS]), 1)
         test["by_presentation"] = [{"presentation": i, "mean": found["mean"], "ci95": found["ci95"]} for i, found in shown]
     if "by_length" in probes:
         spec = parts.data.spec
         passed = lengths(spec.outputs if spec.kind == "classification" else spec.parts)
-        looks = zip(passed, map(summary, probes["by_length"].T), strict=True)
-        test["by_length"] = [{"length": n, "mean": found["mean"], "ci95": found["ci95"]} for n, found in looks]
+        found_at = zip(passed, map(summary, probes["by_length"].T), strict=True)
+        test["by_length"] = [{"length": n, "mean": found["mean"], "ci95": found["ci95"]} for n, found in found_at]
     if "task_vectors" in probes:
         test["task_vectors"] = vectors.recovered(probes["task_vectors"], true_parameters(parts.data.spec, probes))
     continual = None
@@ -330,14 +330,19 @@ def online(outcome: Outcome, metric: str) -> dict[str, Any] | None:
     }
 
 
-def tested(stages: list[NDArray[np.float64]], metric: str, steps: int | None) -> dict[str, Any]:
+def looks_of(algorithm: Algorithm) -> list[int] | None:
+    """After which inner steps a test looks; None: it takes none."""
+    return None if algorithm.steps is None else algorithm.looks(algorithm.steps)
+
+
+def tested(stages: list[NDArray[np.float64]], metric: str, looks: list[int] | None) -> dict[str, Any]:
     """Test figures from the scores (looks, tasks) of each stage: on the last look, and after each inner step that was looked at."""
-    looks = [summary(*scores) for scores in zip(*stages, strict=True)]
-    if steps is None:
-        return {metric: looks[-1]}
+    found = [summary(*scores) for scores in zip(*stages, strict=True)]
+    if looks is None:
+        return {metric: found[-1]}
     shown = ("mean", "ci95", "median", "n_nonfinite")
-    by_step = zip(recorded_steps(steps), looks, strict=True)
-    return {metric: looks[-1], "by_step": [{"step": step, **{key: look[key] for key in shown}} for step, look in by_step]}
+    by_step = zip(looks, found, strict=True)
+    return {metric: found[-1], "by_step": [{"step": step, **{key: look[key] for key in shown}} for step, look in by_step]}
 
 
 def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, Scores]:

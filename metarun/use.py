@@ -27,7 +27,7 @@ from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import Weights
 from metarun.report.summary import describe, figure
 from metarun.rng import derive
-from metarun.run import Parts, build_data, build_method, describe_results, make_network, save_scores, tested
+from metarun.run import Parts, build_data, build_method, describe_results, looks_of, make_network, save_scores, tested
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate as scores_of
@@ -211,7 +211,7 @@ def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: Ru
     choices = {key: known[key] for key in ("algo", "data", "cl", "model")}
     metric = metric_name(algorithm)
     results = describe_results(config, choices, parts, tracking.source_digest(config))
-    results |= {"test": tested(found, metric, algorithm.steps), "train": learner.results["train"]}
+    results |= {"test": tested(found, metric, looks_of(algorithm)), "train": learner.results["train"]}
     before, after = learner.results["test"][metric]["mean"], results["test"][metric]["mean"]
     worse = None if before is None or after is None else (before - after if metric == "accuracy" else after - before)
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ class Algorithm(nn.Module, ABC):
         return torch.cat(losses)
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
-        """Predictions after each of the `recorded_steps`, (looks, T, n, outputs); (1, T, n, outputs) for learners without steps."""
+        """Predictions after each step of `looks`, (looks, T, n, outputs); (1, T, n, outputs) for learners without steps."""
         return self.predict(self.adapt(support), x).unsqueeze(0)
 
     def predictions(self, episodes: Episodes, steps: int | None = None, *, path: bool = True) -> Tensor:
@@ -113,6 +113,10 @@ class Algorithm(nn.Module, ABC):
     def probe(self, episodes: Episodes) -> dict[str, Tensor]:
         """What else a test tells of T tasks, by name, each with the task axis first; kept in test.npz. Most have nothing to add."""
         return {}
+
+    def looks(self, steps: int) -> list[int]:
+        """After which of 0 … ``steps`` inner steps a test looks."""
+        return recorded_steps(steps)
 
     def network_pass(self, episodes: Episodes) -> None:
         """Put all examples through the network once, to count the work in it."""
@@ -189,7 +193,7 @@ def eval_mode(algorithm: Algorithm) -> Iterator[None]:
 
 
 def recorded_steps(steps: int) -> list[int]:
-    """After which of 0 … ``steps`` inner steps a test looks: all of up to 10; of more, 0, 1, 2, 5, 10, 20, 50, … and the last."""
+    """All of up to 10 steps; of more, 0, 1, 2, 5, 10, 20, 50, … and the last."""
     if steps <= 10:
         return list(range(steps + 1))
     some = (digit * 10**power for power in range(len(str(steps))) for digit in (1, 2, 5))

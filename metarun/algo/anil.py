@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode, recorded_steps, task_losses
+from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
 from metarun.algo.inner_loop import Descent, inner_loop, one_head
 from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
@@ -77,5 +77,5 @@ class ANIL(Algorithm):
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         state = self.adapt(support, steps)
         features = self.embed_queries(x, state.statistics)
-        heads = [state.path[step] for step in recorded_steps(len(state.path) - 1)]
+        heads = [state.path[step] for step in self.looks(len(state.path) - 1)]
         return torch.stack([linear(features, head["weight"], head["bias"]) for head in heads])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from metarun.algo.algorithm import Algorithm, recorded_steps, task_losses
+from metarun.algo.algorithm import Algorithm, task_losses
 from metarun.config import RangeError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import Weights
@@ -262,7 +262,7 @@ class GradientLearner(Algorithm):
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         steps = self.inner_steps if steps is None else steps
-        looks = recorded_steps(steps)
+        looks = self.looks(steps)
         states = (state for state in self.walk(support, steps) if state.steps in looks)
         return torch.stack([self.predict(self.with_statistics(state), x) for state in states])
 

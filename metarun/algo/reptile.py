@@ -107,8 +107,13 @@ class Reptile(GradientLearner):
         self.write_statistics()
         return torch.cat(losses)
 
+    def looks(self, steps: int) -> list[int]:
+        # Each look at one query after the other puts the whole support set through the network once a query.
+        return [0, steps] if self.batch_norm == "one_query" and steps else super().looks(steps)
+
     def predict(self, state: Adapted, x: Tensor) -> Tensor:
-        if self.batch_norm != "one_query" or not self.network.statistics.channels:
+        # In training the loss of the queries is for the log alone, and one batch of them will do.
+        if self.training or self.batch_norm != "one_query" or not self.network.statistics.channels:
             return super().predict(state, x)
         passes = [self.network(state.weights, torch.cat([state.support.x, query], 1))[:, -1:] for query in x.split(1, 1)]
         return torch.cat(passes, 1)

@@ -27,7 +27,7 @@ def evaluate(
     ensemble: list[Weights] | None = None,
     on_chunk: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float64]:
-    """Score of each task after each of the `recorded_steps`, (looks, tasks).
+    """Score of each task after each step of the learner's `looks`, (looks, tasks).
 
     There is one look, (1, tasks), for learners without steps and without ``path``.
 

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarun.algo.algorithm import Algorithm, recorded_steps
+from metarun.algo.algorithm import Algorithm
 from metarun.data.source import Data
 from metarun.report.figures import Fit
 from metarun.trainer.evaluation import testing
@@ -27,7 +27,7 @@ def adaptation_examples(algorithm: Algorithm, data: Data, device: torch.device) 
         with testing(algorithm):
             path = algorithm.predictions(episodes, max(STEPS))
         support, query = episodes.support, episodes.query
-        predictions = {step: _column(at) for step, at in zip(recorded_steps(max(STEPS)), path, strict=False) if step in STEPS}
+        predictions = {step: _column(at) for step, at in zip(algorithm.looks(max(STEPS)), path, strict=False) if step in STEPS}
         fits.append(Fit(shots, _column(support.x), _column(support.y), _column(query.x), _column(query.y), predictions))
     return fits
 

@@ -82,3 +82,15 @@ def test_without_transduction_a_query_is_normalised_with_the_support_set_alone()
             for q, query in enumerate(tasks.query.x[t]):
                 both, _ = plain_conv4(weights, torch.cat([tasks.support.x[t], query.unsqueeze(0)]))
                 torch.testing.assert_close(found[t, q], both[-1])
+
+
+def test_a_test_of_single_queries_looks_at_the_first_and_the_last_step():
+    tasks = images(tasks=2)
+    algorithm = Reptile(PICTURES, conv, 0.1, batch_norm="one_query").double().eval()
+    with torch.no_grad():
+        path = algorithm.trajectory(tasks.support, tasks.query.x, 3)
+        last = algorithm.predict(algorithm.adapt(tasks.support, 3), tasks.query.x)
+    assert algorithm.looks(3) == [0, 3]
+    assert len(path) == 2
+    torch.testing.assert_close(path[-1], last)
+    assert Reptile(PICTURES, conv, 0.1, batch_norm="transductive").looks(3) == [0, 1, 2, 3]
