@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from metarun.algo.algorithm import Algorithm
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, Kind, TaskSpec
-from metarun.model.layers import convolve, max_pool
+from metarun.model.layers import as_images, convolve, max_pool
 from metarun.model.network import Network, NetworkFactory, Weights, embedding_shape
 from metarun.model.norm import Norm
 
@@ -93,7 +93,7 @@ class RelationModule(Network):
         if self.convs:
             # A convolution of two maps joined is the sum of one over each: of n + ways maps then, not of n · ways.
             of_class, of_query = weights["convs.0.weight"].chunk(2, 1)
-            a, b = (convolve(x.transpose(0, 1).contiguous(), w) for x, w in ((classes, of_class), (queries, of_query)))
+            a, b = (convolve(as_images(x), w) for x, w in ((classes, of_class), (queries, of_query)))
             x = (a.unsqueeze(0) + b.unsqueeze(1)).flatten(0, 1)  # (n · ways, T, filters, H, W)
             for i in range(2):
                 x = x if i == 0 else convolve(x, weights[f"convs.{i}.weight"])

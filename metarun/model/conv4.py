@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from metarun.config import require
-from metarun.model.layers import convolve, linear, max_pool, modulate
+from metarun.model.layers import as_images, convolve, linear, max_pool, modulate
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm
 
@@ -70,7 +70,7 @@ class Conv4(Network):
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         norm = norm or Norm()
-        x = x.transpose(0, 1).contiguous()  # (n, T, C, H, W)
+        x = as_images(x)
         for i in range(4):
             x = convolve(x, weights[f"convs.{i}.weight"], stride=2 if self.halve == "stride" and i < self.halvings else 1)
             x = norm(str(i), x, weights.get(f"norms.{i}.weight"), weights[f"norms.{i}.bias"])

@@ -1,16 +1,19 @@
-"""Layers batched over tasks by hand. Images are kept as (n, T, C, H, W), so that none of them has to move memory.
+"""Layers batched over tasks by hand. Images go through them as (n, T, C, H, W), so that none of them has to move memory.
 
-A convolution with shared weights sees n·T images, one with a set of weights a task sees T groups of channels, and a batch norm
-(`norm.py`) T·C channels: each is a view of the same memory.
+On the GPU a convolution with shared weights sees n·T images, one with a set of weights a task sees T groups of channels, and a
+batch norm (`norm.py`) T·C channels: each is a view of the same memory. On the CPU the memory is that of (T, n, H, W, C), where
+a convolution is a product of matrices for each task (`convolution.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from metarun.model.convolution import convolve_tasks
 
 
 class Call(NamedTuple):
@@ -22,7 +25,7 @@ class Call(NamedTuple):
     bias: Tensor | None
     stride: int
     out: Tensor
-    """(T, n, o), or images (n · T, O, H', W')."""
+    """(T, n, o), or images (n, T, O, H', W')."""
 
     def rows(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """What makes the weight's gradient in each task, for ``gradient`` of ``out``: inputs (T, m, i) and gradients (T, m, o).
@@ -34,7 +37,7 @@ class Call(NamedTuple):
         n, tasks = self.x.shape[:2]
         size = self.weight.shape[-1]
         patches = F.unfold(self.x.detach().flatten(0, 1), size, padding=size // 2, stride=self.stride)
-        a, g = (v.view(n, tasks, v.shape[1], -1).permute(1, 0, 3, 2).flatten(1, 2) for v in (patches, gradient.flatten(2)))
+        a, g = (v.view(n, tasks, v.shape[1], -1).permute(1, 0, 3, 2).flatten(1, 2) for v in (patches, gradient.flatten(0, 1).flatten(2)))
         return a, g
 
 
@@ -51,24 +54,40 @@ def recorded() -> Iterator[list[Call]]:
         _recorders.pop()
 
 
+def as_images(x: Tensor) -> Tensor:
+    """``x`` (T, n, C, H, W) → (n, T, C, H, W), laid out as the device convolves best.
+
+    On the CPU tasks lie outside and channels innermost, so that a task is a matrix of positions by channels; elsewhere the
+    memory is as the shape says.
+    """
+    if x.device.type == "cpu":
+        return x.movedim(2, -1).contiguous().movedim(-1, 2).transpose(0, 1)
+    return x.transpose(0, 1).contiguous()
+
+
+def positions(x: Tensor) -> Tensor:
+    """``x`` (n, T, C, H, W) → (T, n · H · W, C), a view on the CPU."""
+    return x.permute(1, 0, 3, 4, 2).flatten(1, 3)
+
+
 def convolve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     """``x`` (n, T, C, H, W) by ``weight`` (O, C, k, k), or (T, O, C, k, k) → (n, T, O, H', W'); padding k // 2, no bias."""
-    n, tasks = x.shape[:2]
     padding = weight.shape[-1] // 2
     if weight.dim() == 4:
-        shared = weight
-        if tasks == 1 and x.device.type == "cpu":  # oneDNN takes two thirds of the time this way (measured, torch 2.13)
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        out = F.conv2d(x.flatten(0, 1), weight, None, stride, padding)
-        _record(Call(x, shared, None, stride, out))
-    else:
-        out = F.conv2d(x.flatten(1, 2), weight.flatten(0, 1), None, stride, padding, groups=tasks)
-    return _with_tasks(out, n, tasks)
+        laid = weight.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else weight
+        out = _over_images(lambda x: F.conv2d(x, laid, None, stride, padding), x)
+        _record(Call(x, weight, None, stride, out))
+        return out
+    if x.device.type == "cpu":
+        return convolve_tasks(x.permute(1, 0, 3, 4, 2), weight, stride).permute(1, 0, 4, 2, 3)
+    n, tasks = x.shape[:2]
+    out = F.conv2d(x.flatten(1, 2), weight.flatten(0, 1), None, stride, padding, groups=tasks)
+    return out.view(n, tasks, -1, *out.shape[2:])
 
 
 def max_pool(x: Tensor) -> Tensor:
     """(n, T, C, H, W) → (n, T, C, H // 2, W // 2)."""
-    return _with_tasks(F.max_pool2d(x.flatten(0, 1), 2), *x.shape[:2])
+    return _over_images(lambda x: F.max_pool2d(x, 2), x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -99,6 +118,9 @@ def _record(call: Call) -> None:
         _recorders[-1].append(call)
 
 
-def _with_tasks(x: Tensor, n: int, tasks: int) -> Tensor:
-    """(n · T, C, H, W) or (n, T · C, H, W) → (n, T, C, H, W)."""
-    return x.view(n, tasks, -1, *x.shape[2:])
+def _over_images(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``layer`` (i, C, H, W) → (i, O, H', W') on the images of ``x`` (n, T, C, H, W), in the order in which they lie."""
+    if x.device.type == "cpu":
+        x = x.transpose(0, 1)
+        return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(0, 1)
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.config import require
-from metarun.model.layers import convolve, linear, max_pool, modulate
+from metarun.model.layers import as_images, convolve, linear, max_pool, modulate
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm
 
@@ -49,7 +49,7 @@ class ResNet12(Network):
             out = convolve(x, weights[f"convs.{name}.weight"])
             return norm(name, out, weights[f"norms.{name}.weight"], weights[f"norms.{name}.bias"])
 
-        x = x.transpose(0, 1).contiguous()  # (n, T, C, H, W)
+        x = as_images(x)
         for block in range(self.blocks):
             out = x
             for i in range(3):
