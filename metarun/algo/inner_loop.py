@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from metarun.algo.algorithm import Algorithm, task_losses
 from metarun.config import RangeError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.model.layers import per_task
 from metarun.model.network import Weights
 from metarun.model.norm import Norm, RunningStatistics, Statistics
 
@@ -139,7 +140,7 @@ def inner_loop(
             taken by `backward()`, not by `torch.autograd.grad`.
     """
     fixed = {name: w for name, w in weights.items() if name in frozen}
-    fast = {name: w.expand(tasks, *w.shape) for name, w in weights.items() if name not in frozen}
+    fast = {name: per_task(w, tasks) for name, w in weights.items() if name not in frozen}
     carried = rule.start(fast)
 
     def one_step(step: int, fast: Weights, carried: Weights) -> tuple[Weights, Weights]:

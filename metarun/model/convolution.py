@@ -11,6 +11,7 @@ derivative group by group. Three facts make it fast:
 - Where a task has many positions, torch's own convolution has enough to do with one task, and needs no patches.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-PATCHES_BELOW = 512
-"""Rows of patches in a task, n · H' · W', below which one product over all tasks is faster than torch's convolution task by task."""
+CACHED = 2**18
+"""The most numbers in a task's patches that are multiplied all tasks at once: a megabyte of float32, which a core's cache holds."""
 
 
 class Shape(NamedTuple):
@@ -46,6 +47,11 @@ class Shape(NamedTuple):
         """Of a task's patches."""
         _, n, height, width, _ = self.y
         return n * height * width
+
+    @property
+    def by_task(self) -> bool:
+        """Whether torch's convolution task by task is faster than one product of all tasks' patches."""
+        return self.rows * math.prod(self.w[2:]) > CACHED
 
 
 def convolve_tasks(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -83,7 +89,7 @@ def _to_output(x: Tensor, w: Tensor, shape: Shape) -> Tensor:
 
     if _shared(w):
         return one(x.flatten(0, 1), w[0]).reshape(shape.y)
-    if shape.rows >= PATCHES_BELOW:
+    if shape.by_task:
         return torch.stack([one(*of_task) for of_task in zip(x, w, strict=True)])
     return torch.bmm(_patches(x, shape), _rows(w).mT).view(shape.y)
 
@@ -98,7 +104,7 @@ def _to_input(w: Tensor, y: Tensor, shape: Shape) -> Tensor:
 
     if _shared(w):
         return one(w[0], y.flatten(0, 1)).reshape(shape.x)
-    if shape.rows >= PATCHES_BELOW:
+    if shape.by_task:
         return torch.stack([one(*of_task) for of_task in zip(w, y, strict=True)])
     # Every patch goes back to where it came from, one offset in the kernel after another.
     size, stride, padding = shape.w[-1], shape.stride, shape.padding
@@ -107,7 +113,7 @@ def _to_input(w: Tensor, y: Tensor, shape: Shape) -> Tensor:
     down, across = ((side - 1) * stride + 1 for side in shape.y[2:4])
     for i in range(size):
         for j in range(size):
-            x[:, :, i : i + down : stride, j : j + across : stride] += patches[:, :, :, :, i, j]
+            x[:, :, i : i + down : stride, j : j + across : stride].add_(patches[:, :, :, :, i, j])
     return x[:, :, padding : padding + height, padding : padding + width]
 
 
@@ -119,7 +125,7 @@ def _to_weight(x: Tensor, y: Tensor, shape: Shape) -> Tensor:
         of_task = conv2d_weight(_channels_first(x), shape.w[1:], _channels_first(y), shape.stride, shape.padding)
         return of_task.movedim(1, -1)
 
-    if shape.rows >= PATCHES_BELOW:
+    if shape.by_task:
         product = torch.stack([one(*of_task) for of_task in zip(x, y, strict=True)])
     else:
         product = torch.bmm(y.reshape(tasks, shape.rows, -1).mT, _patches(x, shape)).view(tasks, out, size, size, channels)

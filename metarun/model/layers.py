@@ -65,9 +65,15 @@ def as_images(x: Tensor) -> Tensor:
     return x.transpose(0, 1).contiguous()
 
 
-def positions(x: Tensor) -> Tensor:
-    """``x`` (n, T, C, H, W) → (T, n · H · W, C), a view on the CPU."""
-    return x.permute(1, 0, 3, 4, 2).flatten(1, 3)
+def per_task(weight: Tensor, tasks: int) -> Tensor:
+    """``weight`` for each of ``tasks``, (T, …), without a copy for each.
+
+    On the CPU a convolution's is laid out with channels last, as `convolve` makes gradients: what an inner step makes of both is
+    then again, and no step has to turn the weights of all tasks around.
+    """
+    if weight.dim() == 4 and weight.device.type == "cpu":
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return weight.expand(tasks, *weight.shape)
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
