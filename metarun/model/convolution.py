@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-CACHED = 2**18
-"""The most numbers in a task's patches that are multiplied all tasks at once: a megabyte of float32, which a core's cache holds."""
+CACHED = 2**17
+"""The most numbers in a task's patches that are multiplied all tasks at once: half a megabyte of float32."""
 
 
 class Shape(NamedTuple):

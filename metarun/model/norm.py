@@ -36,11 +36,9 @@ class Norm:
         """``x`` (n, T, C, H, W), ``weight`` and ``bias`` (C,) or (T, C) → the same shape as ``x``."""
         tasks, channels = x.shape[1:3]
         if self.given is None and self.record != "graph" and x.device.type == "cpu":
-            standard, mean, var = standardise(x.permute(1, 0, 3, 4, 2).flatten(1, 3))
+            out, mean, var = batch_norm(x.permute(1, 0, 3, 4, 2).flatten(1, 3), weight, bias)
             if self.record:
                 self.seen[layer] = mean, var
-            shift = bias.unsqueeze(-2)
-            out = standard + shift if weight is None else torch.addcmul(shift, standard, weight.unsqueeze(-2))
             n, _, _, height, width = x.shape
             return out.view(tasks, n, height, width, channels).permute(1, 0, 4, 2, 3)
         if self.given is None and self.record != "graph":
@@ -68,70 +66,85 @@ class Norm:
         return x * scale[..., None, None] + shift[..., None, None]
 
 
-def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``x`` (T, m, C) with mean 0 and variance 1 over m; what they were, (T, C) each and without a graph, the variance unbiased.
+def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``x`` (T, m, C) normalised over m, times ``weight`` and plus ``bias``, (C,) or (T, C); and the mean and unbiased variance.
 
-    On the CPU it takes a quarter of the time of torch's kernel over T·C channels, whose second derivative is some thirty passes
-    over memory; here it is a few.
+    The two are (T, C), without a graph. For the CPU: torch's kernel over T·C channels takes four times as long there, and its
+    second derivative is some thirty passes over memory.
     """
-    standard, _, mean, var = _Standardise.apply(x)
-    return standard, mean, var
+    tasks, _, channels = x.shape
+    scale = x.new_ones(()) if weight is None else weight
+    scale, shift = (v.expand(tasks, channels).unsqueeze(1) for v in (scale, bias))
+    out, _, _, mean, var = _BatchNorm.apply(x, scale, shift)
+    return out, mean, var
 
 
-class _Standardise(torch.autograd.Function):
-    """``x`` (T, m, C) → (x − mean) · rate, and rate = 1 / √(variance + ε), (T, 1, C).
+class _BatchNorm(torch.autograd.Function):
+    """``x`` (T, m, C) → standard · scale + shift, with standard = (x − mean) · rate and rate = 1 / √(variance + ε).
 
-    The rate is an output because the gradient depends on it; nothing but the gradient's own gradient uses it.
+    ``scale``, ``shift`` and rate are (T, 1, C). Standard and rate are outputs because the gradient depends on them; nothing but the
+    gradient's own gradient uses them as such.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
         count = x.shape[1]
         mean = x.mean(1, keepdim=True)
         centred = x - mean
-        var = torch.linalg.vecdot(centred, centred, dim=1).unsqueeze(1) / count
+        var = _dot(centred, centred) / count
         rate = torch.rsqrt(var + EPS)
         standard = centred.mul_(rate)
-        ctx.save_for_backward(standard, rate)
+        ctx.save_for_backward(standard, rate, scale)
         ctx.set_materialize_grads(False)
         mean, var = mean.squeeze(1), var.squeeze(1) * (count / max(count - 1, 1))
         ctx.mark_non_differentiable(mean, var)
-        return standard, rate, mean, var
+        return torch.addcmul(shift, standard, scale), standard, rate, mean, var
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor, above_rate: Tensor | None, *_: None) -> Tensor:
-        standard, rate = ctx.saved_tensors
-        if above_rate is None:
-            gradient: Tensor = _StandardiseGradient.apply(above, standard, rate)
-            return gradient
-        return _orthogonal(above, standard, rate, above_rate * rate)[0]
+    def backward(ctx: Any, g: Tensor | None, to_standard: Tensor | None, to_rate: Tensor | None, *_: None) -> tuple[Tensor, ...]:
+        standard, rate, scale = ctx.saved_tensors
+        g = torch.zeros_like(standard) if g is None else g
+        if to_standard is None or to_rate is None:
+            gradients: tuple[Tensor, ...] = _BatchNormGradient.apply(g, standard, rate, scale)
+            return gradients
+        along, total = _dot(g, standard), g.sum(1, keepdim=True)
+        g = to_standard.addcmul(g, scale)
+        count = g.shape[1]
+        mean, drift = g.mean(1, keepdim=True), (_dot(g, standard) + to_rate * rate) / count
+        return torch.addcmul(-mean * rate, standard, -drift * rate).addcmul_(g, rate), along, total
 
 
-class _StandardiseGradient(torch.autograd.Function):
-    """rate · (what is left of ``above`` without its projections on 1 and on ``standard``), all (T, m, C)."""
+class _BatchNormGradient(torch.autograd.Function):
+    """``g`` (T, m, C) at the output → what it makes at x, scale and shift.
+
+    At x it is scale · rate · Π g, where Π takes away the projections on 1 and on standard: Π g = g − mean(g) − standard · mean(g ·
+    standard). Π is symmetric, so the gradient of this gradient along ``v`` is scale · rate · Π v at ``g``.
+    """
 
     @staticmethod
-    def forward(ctx: Any, above: Tensor, standard: Tensor, rate: Tensor) -> Tensor:
-        gradient, along = _orthogonal(above, standard, rate)
-        ctx.save_for_backward(above, standard, rate, along)
-        return gradient
+    def forward(ctx: Any, g: Tensor, standard: Tensor, rate: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        along, total = _dot(g, standard), g.sum(1, keepdim=True)
+        ctx.save_for_backward(g, standard, rate, scale, along, total)
+        by = rate * scale
+        each = by / g.shape[1]
+        return torch.addcmul(-total * each, standard, -along * each).addcmul_(g, by), along, total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        above, standard, rate, along = ctx.saved_tensors
-        to_above, v_along = _orthogonal(v, standard, rate)
-        to_standard = (v * (-along * rate)).addcmul_(above, -v_along * rate)
-        to_rate = torch.linalg.vecdot(to_above, above, dim=1).unsqueeze(1) / rate
-        return to_above, to_standard, to_rate
+    def backward(ctx: Any, v: Tensor, v_along: Tensor, v_total: Tensor) -> tuple[Tensor, ...]:
+        g, standard, rate, scale, along, total = ctx.saved_tensors
+        count, by = g.shape[1], rate * scale
+        v_mean, v_drift = v.mean(1, keepdim=True), _dot(v, standard) / count
+        inner = _dot(v, g) - v_mean * total - v_drift * along  # Σ v · Π g
+        on_standard = v_along - by * v_drift
+        to_g = torch.addcmul(v_total - by * v_mean, standard, on_standard).addcmul_(v, by)
+        to_standard = (v * (-by * along / count)).addcmul_(g, on_standard)
+        return to_g, to_standard, inner * scale, inner * rate
 
 
-def _orthogonal(v: Tensor, standard: Tensor, rate: Tensor, more: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-    """rate · (v − mean(v) − standard · (mean(v · standard) + more / m)), and mean(v · standard)."""
-    count = v.shape[1]
-    along = torch.linalg.vecdot(v, standard, dim=1).unsqueeze(1) / count
-    rest = torch.addcmul(-v.mean(1, keepdim=True), standard, -(along + more / count)).add_(v)
-    return rest.mul_(rate), along
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a · b over m, (T, 1, C)."""
+    return torch.linalg.vecdot(a, b, dim=1).unsqueeze(1)
 
 
 class RunningStatistics(nn.Module):
