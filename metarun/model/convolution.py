@@ -34,7 +34,7 @@ class Shape(NamedTuple):
 
     @property
     def y(self) -> tuple[int, ...]:
-        """(T, n, H', W', O)"""
+        """(T, n, H', W', O)."""
         height, width = ((side - 1) // self.stride + 1 for side in self.x[2:4])
         return (*self.x[:2], height, width, self.w[1])
 
@@ -56,8 +56,12 @@ class Shape(NamedTuple):
 
 def convolve_tasks(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """``x`` (T, n, H, W, C) by each task's ``weight`` (T, O, C, k, k) with odd k → (T, n, H', W', O); padding k // 2."""
-    y: Tensor = _Convolution.apply(2, x, weight, None, Shape(tuple(x.shape), tuple(weight.shape), stride))
-    return y
+    return _partial(2, [x, weight, None], Shape(tuple(x.shape), tuple(weight.shape), stride))
+
+
+def _partial(wanted: int, arguments: list[Tensor | None], shape: Shape) -> Tensor:
+    found: Tensor = _Convolution.apply(wanted, *arguments, shape)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Convolution(torch.autograd.Function):
@@ -77,15 +81,16 @@ class _Convolution(torch.autograd.Function):
         gradients: list[Tensor | None] = [None] * 3
         for i in range(3):
             if ctx.needs_input_grad[1 + i]:
-                gradients[i] = _Convolution.apply(i, *arguments[:i], None, *arguments[i + 1 :], ctx.shape)
+                gradients[i] = _partial(i, [*arguments[:i], None, *arguments[i + 1 :]], ctx.shape)
         return None, *gradients, None
 
 
 def _to_output(x: Tensor, w: Tensor, shape: Shape) -> Tensor:
-    """(T, n, H', W', O)"""
+    """``y`` (T, n, H', W', O)."""
 
     def one(x: Tensor, w: Tensor) -> Tensor:
-        return F.conv2d(_channels_first(x), w, None, shape.stride, shape.padding).movedim(1, -1)
+        y: Tensor = F.conv2d(_channels_first(x), w, None, shape.stride, shape.padding).movedim(1, -1)
+        return y
 
     if _shared(w):
         return one(x.flatten(0, 1), w[0]).reshape(shape.y)
@@ -95,12 +100,13 @@ def _to_output(x: Tensor, w: Tensor, shape: Shape) -> Tensor:
 
 
 def _to_input(w: Tensor, y: Tensor, shape: Shape) -> Tensor:
-    """(T, n, H, W, C)"""
+    """``x`` (T, n, H, W, C)."""
     tasks, n, height, width, channels = shape.x
 
     def one(w: Tensor, y: Tensor) -> Tensor:
         size = (len(y), channels, height, width)
-        return conv2d_input(size, w, _channels_first(y), shape.stride, shape.padding).movedim(1, -1)
+        x: Tensor = conv2d_input(size, w, _channels_first(y), shape.stride, shape.padding).movedim(1, -1)
+        return x
 
     if _shared(w):
         return one(w[0], y.flatten(0, 1)).reshape(shape.x)
@@ -118,12 +124,12 @@ def _to_input(w: Tensor, y: Tensor, shape: Shape) -> Tensor:
 
 
 def _to_weight(x: Tensor, y: Tensor, shape: Shape) -> Tensor:
-    """(T, O, C, k, k)"""
+    """``w`` (T, O, C, k, k)."""
     tasks, out, channels, size, _ = shape.w
 
     def one(x: Tensor, y: Tensor) -> Tensor:
-        of_task = conv2d_weight(_channels_first(x), shape.w[1:], _channels_first(y), shape.stride, shape.padding)
-        return of_task.movedim(1, -1)
+        w: Tensor = conv2d_weight(_channels_first(x), shape.w[1:], _channels_first(y), shape.stride, shape.padding).movedim(1, -1)
+        return w
 
     if shape.by_task:
         product = torch.stack([one(*of_task) for of_task in zip(x, y, strict=True)])

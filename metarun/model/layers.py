@@ -37,7 +37,9 @@ class Call(NamedTuple):
         n, tasks = self.x.shape[:2]
         size = self.weight.shape[-1]
         patches = F.unfold(self.x.detach().flatten(0, 1), size, padding=size // 2, stride=self.stride)
-        a, g = (v.view(n, tasks, v.shape[1], -1).permute(1, 0, 3, 2).flatten(1, 2) for v in (patches, gradient.flatten(0, 1).flatten(2)))
+        a, g = (
+            v.view(n, tasks, v.shape[1], -1).permute(1, 0, 3, 2).flatten(1, 2) for v in (patches, gradient.flatten(0, 1).flatten(2))
+        )
         return a, g
 
 
@@ -125,8 +127,9 @@ def _record(call: Call) -> None:
 
 
 def _over_images(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``layer`` (i, C, H, W) → (i, O, H', W') on the images of ``x`` (n, T, C, H, W), in the order in which they lie."""
-    if x.device.type == "cpu":
-        x = x.transpose(0, 1)
-        return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(0, 1)
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    """``layer`` (i, C, H, W) → (i, O, H', W') on the images of ``x`` (n, T, C, H, W), in the order in which they lie in memory."""
+    tasks_outside = x.device.type == "cpu"
+    x = x.transpose(0, 1) if tasks_outside else x
+    out = layer(x.flatten(0, 1))
+    out = out.view(*x.shape[:2], *out.shape[1:])
+    return out.transpose(0, 1) if tasks_outside else out

@@ -36,11 +36,11 @@ class Norm:
         """``x`` (n, T, C, H, W), ``weight`` and ``bias`` (C,) or (T, C) → the same shape as ``x``."""
         tasks, channels = x.shape[1:3]
         if self.given is None and self.record != "graph" and x.device.type == "cpu":
-            out, mean, var = batch_norm(x.permute(1, 0, 3, 4, 2).flatten(1, 3), weight, bias)
+            of_tasks = x.permute(1, 0, 3, 4, 2)  # as it lies in memory, see `as_images`
+            out, *seen = batch_norm(of_tasks.flatten(1, 3), weight, bias)
             if self.record:
-                self.seen[layer] = mean, var
-            n, _, _, height, width = x.shape
-            return out.view(tasks, n, height, width, channels).permute(1, 0, 4, 2, 3)
+                self.seen[layer] = seen[0], seen[1]
+            return out.view_as(of_tasks).permute(1, 0, 4, 2, 3)
         if self.given is None and self.record != "graph":
             # torch's own kernel over T·C channels: tasks do not mix, and it is exact at second order (a vmap over it is not).
             # Its double backward fails without a weight, so a norm without a scale is given ones (written out: the kernel
@@ -75,7 +75,7 @@ def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor) -> tuple[Tensor, 
     tasks, _, channels = x.shape
     scale = x.new_ones(()) if weight is None else weight
     scale, shift = (v.expand(tasks, channels).unsqueeze(1) for v in (scale, bias))
-    out, _, _, mean, var = _BatchNorm.apply(x, scale, shift)
+    out, _, _, mean, var = _BatchNorm.apply(x, scale, shift)  # type: ignore[no-untyped-call]
     return out, mean, var
 
 
@@ -105,7 +105,7 @@ class _BatchNorm(torch.autograd.Function):
         standard, rate, scale = ctx.saved_tensors
         g = torch.zeros_like(standard) if g is None else g
         if to_standard is None or to_rate is None:
-            gradients: tuple[Tensor, ...] = _BatchNormGradient.apply(g, standard, rate, scale)
+            gradients: tuple[Tensor, ...] = _BatchNormGradient.apply(g, standard, rate, scale)  # type: ignore[no-untyped-call]
             return gradients
         along, total = _dot(g, standard), g.sum(1, keepdim=True)
         g = to_standard.addcmul(g, scale)
@@ -144,7 +144,8 @@ class _BatchNormGradient(torch.autograd.Function):
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Σ a · b over m, (T, 1, C)."""
-    return torch.linalg.vecdot(a, b, dim=1).unsqueeze(1)
+    product: Tensor = torch.linalg.vecdot(a, b, dim=1)
+    return product.unsqueeze(1)
 
 
 class RunningStatistics(nn.Module):
