@@ -27,8 +27,6 @@ class Conv4(Network):
             torch's own.
     """
 
-    task_chunk = 8  # tasks whose activations the cache of a CPU can still serve
-
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -48,6 +46,7 @@ class Conv4(Network):
         require(outputs is None or features != "maps", "features", features, "flatten or mean, for a network with a head")
         self.halve, self.halvings, self.features = halve, halvings, features
         channels, height, width = input_shape
+        self.widest = filters * (height * width if halve == "pool" or not halvings else (height + 1) // 2 * ((width + 1) // 2))
         # No bias: the batch norm that follows would take it out again.
         convs = [nn.Conv2d(channels if i == 0 else filters, filters, 3, padding=1, bias=False) for i in range(4)]
         norms = [nn.BatchNorm2d(filters, track_running_stats=False) for _ in range(4)]

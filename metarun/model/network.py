@@ -29,14 +29,14 @@ class Network(nn.Module):
     Subclasses bring a form batched by hand; `Vectorised` makes one from any `nn.Module`.
 
     Attributes:
-        task_chunk: tasks to take at once on the CPU where memory traffic bounds the work; None: all.
+        widest: numbers in the widest layer for one example, where memory traffic bounds the work; None: it does not.
         film: width of each hidden layer that can be modulated before its ReLU (Perez et al. 2018): the weights given may hold
             `film.LAYER.scale` and `film.LAYER.shift`, (T, width) each.
         statistics: running statistics of the batch norms.
         instead: what `weights` gives in the place of some of the slow weights, see `replaced`.
     """
 
-    task_chunk: int | None = None
+    widest: int | None = None
     film: dict[str, int]
     instead: Weights = {}  # noqa: RUF012 - replaced, never changed
 

@@ -21,8 +21,6 @@ class ResNet12(Network):
         widths: filters of each block: [64, 160, 320, 640] in MetaOptNet, [64, 128, 256, 512] elsewhere.
     """
 
-    task_chunk = 2  # tasks whose activations the cache of a CPU can still serve
-
     def __init__(self, input_shape: tuple[int, ...], outputs: int | None, widths: tuple[int, ...] = (64, 160, 320, 640)) -> None:
         super().__init__()
         require(bool(widths) and all(w > 0 for w in widths), "widths", list(widths), "numbers above 0")
@@ -38,6 +36,7 @@ class ResNet12(Network):
                 convs[f"{block}_{layer}"], norms[f"{block}_{layer}"] = conv, nn.BatchNorm2d(width, track_running_stats=False)
             before = width
         self.convs, self.norms, self.blocks = nn.ModuleDict(convs), nn.ModuleDict(norms), len(widths)
+        self.widest = widths[0] * input_shape[1] * input_shape[2]
         self.head = None if outputs is None else nn.Linear(before, outputs)
         self.film = {str(block): width for block, width in enumerate(widths)}
         self.add_running_statistics({name: layer.num_features for name, layer in norms.items()})

@@ -45,7 +45,6 @@ def test_more_tasks_are_no_more_operations(spec, network, draw, first_order):
     algorithm.backward(draw(tasks=2))  # so that gradients are there to be added to
     few, many = (operations(algorithm, draw(tasks=tasks)) for tasks in (2, 7))
     assert few == many
-    assert sum(many.values()) < 1500 if spec is PICTURES else 250
 
 
 @pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a not in CLASSIFIERS])
