@@ -134,7 +134,11 @@ def _to_weight(x: Tensor, y: Tensor, shape: Shape) -> Tensor:
     if shape.by_task:
         product = torch.stack([one(*of_task) for of_task in zip(x, y, strict=True)])
     else:
-        product = torch.bmm(y.reshape(tasks, shape.rows, -1).mT, _patches(x, shape)).view(tasks, out, size, size, channels)
+        patches, y = _patches(x, shape), y.reshape(tasks, shape.rows, -1)
+        # With fewer numbers in a patch than filters (a grey image) the other order takes a fifth of the time.
+        narrow = patches.shape[-1] < out
+        product = torch.bmm(patches.mT, y).mT if narrow else torch.bmm(y.mT, patches)
+        product = product.reshape(tasks, out, size, size, channels)
     return product.movedim(-1, 2)
 
 
