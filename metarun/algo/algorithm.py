@@ -17,8 +17,8 @@ from metarun.model.norm import Norm, RunningStatistics, Statistics
 AT_ONCE = 5 * 2**20
 """Numbers of a network's widest layer that are in work at once on the CPU: its cache serves twenty megabytes still.
 
-More examples cost memory traffic, fewer tasks the calls of all operations once more (measured on conv4-64, 28×28, strided: of 32
-tasks with 10 images 32 at once, with 80 images 4).
+More examples cost memory traffic, fewer tasks the calls of all operations once more (measured on conv4-64, 28×28, strided: 32 tasks
+of 10 images go best at once, 8 of 80 images by four).
 """
 
 BatchNormMode = Literal["transductive", "support", "running"]
