@@ -28,8 +28,12 @@ class MetarunSweeper(BasicSweeper):
         self.grids = [params or {}] if params is None or isinstance(params, Mapping) else params
 
     def sweep(self, arguments: list[str]) -> None:
+        from metarun.config import ConfigError
+        from metarun.ranks import launched
         from metarun.sweep import check, summary
 
+        if launched() is not None:
+            raise ConfigError("torchrun: shares out one run; sweep without it, or start each run under it")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         grids = [parser.parse_overrides([*as_overrides(grid), *arguments]) for grid in self.grids]
         setup_globals()

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
@@ -27,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
+from metarun.ranks import joined, launched
 from metarun.signals import stop_if_asked
 
 GROUPS = {
@@ -59,9 +61,15 @@ def main() -> NoReturn:
     if "--version" in arguments:
         print(f"metarun {version('metarun')}")
         sys.exit(0)
+    place = launched()
+    if place is not None and not place.first:  # one process alone writes and speaks
+        sys.argv += ["hydra.output_subdir=null", "hydra.job_logging.root=null"]
+        logging.disable(logging.WARNING)
     try:
         check_user_choices()
         if arguments and arguments[0] in COMMANDS:
+            if place is not None:
+                raise ConfigError(f"torchrun: shares out the training of one run; say metarun {arguments[0]} without it")
             COMMANDS[arguments[0]](arguments[1:])
             sys.exit(0)
         job()
@@ -98,7 +106,7 @@ def methods(choices: Mapping[str, str]) -> str:
 
 def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | None:
     """The line and the exit status for what is no bug; None for a bug, which shows its traceback."""
-    if type(error).__name__ in ("Diverged", "SweepFailed"):  # by name: they would bring torch, and a progress bar
+    if type(error).__name__ in ("Diverged", "SweepFailed", "Lost"):  # by name: they would bring torch, and a progress bar
         return str(error), 1
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
         return explain(error, arguments), 2
@@ -108,8 +116,10 @@ def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | Non
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """One line on stderr, and the exit status."""
-    print(f"metarun: {message}", file=sys.stderr)
+    """One line on stderr, and the exit status. Of a machine's several processes the first one speaks."""
+    place = launched()
+    if place is None or not place.local:
+        print(f"metarun: {message}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -205,15 +215,19 @@ def run_or_show(config: DictConfig) -> None:
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     chosen = HydraConfig.get().runtime.choices
     choices = {group: chosen[group] for group in CHOICES} | {"cl": methods(chosen)}
-    if config.restart:
-        folder.supersede()
-    found = folder.results()
-    if found is None or found.get("status") not in FINAL:
-        from metarun.run import run
+    with joined() as ranks:
+        if config.restart and ranks.first:
+            folder.supersede()
+        found = ranks.told(folder.results())
+        made = found is not None and found.get("status") in FINAL
+        if not made:
+            from metarun.run import run
 
-        with folder.claimed():
-            found = run(config, choices, folder.path)
-    else:
+            with folder.claimed() if ranks.first else nullcontext():
+                found = run(config, choices, folder.path, ranks)
+        if not ranks.first:
+            return
+    if made:
         log.info("Already %s", found["status"])
         if found["environment"]["source"] != source_digest(config):
             log.warning("This run was made by other code than metarun's present one; restart=true makes it again")

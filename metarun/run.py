@@ -26,6 +26,7 @@ from metarun.config import ConfigError
 from metarun.data.source import Data, Stage
 from metarun.episodes import TaskSpec
 from metarun.model.network import Network, as_network
+from metarun.ranks import ALONE, Ranks
 from metarun.report import figures, vectors
 from metarun.rng import derive
 from metarun.signals import Interrupted
@@ -59,13 +60,14 @@ class Parts:
     """The budget's name, and the share of the protocol's updates that it makes."""
 
 
-def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str, Any]:
+def run(config: DictConfig, choices: Mapping[str, str], path: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Train and test what ``config`` says, in the run directory ``path`` → what results.json says.
 
     Args:
         config: composed, without Hydra's own part.
         choices: the choice in each group, for the results.
         path: of the run directory. An unfinished run in it is continued.
+        ranks: the processes that make the run together. The first of them alone writes, and is given all results.
 
     Raises:
         ConfigError: a mistake in the configuration or in the data.
@@ -75,20 +77,26 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
     """
     folder = RunFolder(path)
     source = tracking.source_digest(config)
-    check_checkpoint(folder, source, any_code=config.any_code)
-    folder.stop.unlink(missing_ok=True)
+    if ranks.first:
+        check_checkpoint(folder, source, any_code=config.any_code)
+        folder.stop.unlink(missing_ok=True)
     keep_freed_memory()
-    parts = build_parts(config)
-    log.info(describe_run(parts, choices, folder))
+    with ranks.one_before_others():
+        parts = build_parts(config, ranks)
+    log.info(describe_run(parts, choices, folder, ranks))
 
-    reference = joint_scores(config.reference, parts.stages) if config.reference else None
-    results = describe_results(config, choices, parts, source)
+    reference = joint_scores(config.reference, parts.stages) if config.reference and ranks.first else None
+    results = describe_results(config, choices, parts, source, ranks)
     try:
-        outcome = parts.trainer.fit(parts.algorithm, parts.stages, parts.method, folder, source)
+        outcome = parts.trainer.fit(parts.algorithm, parts.stages, parts.method, folder, source, ranks)
     except (Diverged, Interrupted, Pruned) as stop:
+        if not ranks.first:
+            raise
         status = {Diverged: "diverged", Interrupted: "interrupted", Pruned: "pruned"}[type(stop)]
         folder.write_results({**results, "status": status, "stopped": str(stop)})
         raise
+    if not ranks.first:
+        return results
     probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
     results |= measured(config, parts, outcome, probes, reference)
     online: dict[str, Any] = {}
@@ -100,7 +108,7 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
     return results
 
 
-def build_parts(config: DictConfig) -> Parts:
+def build_parts(config: DictConfig, ranks: Ranks = ALONE) -> Parts:
     """Data, learner, continual method and trainer as configured, the learner's weights drawn from the seed.
 
     Raises:
@@ -110,7 +118,7 @@ def build_parts(config: DictConfig) -> Parts:
     if type(seed) is not int:
         raise ConfigError(f"seed={seed}: expected int")
     trainer: Trainer = build(config.trainer, seed, key="trainer")
-    device = choose_device(trainer.device)
+    device = choose_device(trainer.device, ranks)
     method = build_method(config.cl)
     data = build_data(config, method)
     torch.manual_seed(derive(seed, "initialisation"))
@@ -131,7 +139,7 @@ def build_parts(config: DictConfig) -> Parts:
         }
         trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer")
     part = {"name": budget.name, "share": trainer.iterations / max(protocol, 1)}
-    return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages, part)
+    return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work // ranks.size), stages, part)
 
 
 def features_of(config: DictConfig) -> dict[str, float]:
@@ -204,10 +212,12 @@ def joint_scores(path: str, stages: list[Stage]) -> dict[str, float]:
 # What is said of a run -------------------------------------------------------------------------------------------------------
 
 
-def describe_run(parts: Parts, choices: Mapping[str, str], folder: RunFolder) -> str:
+def describe_run(parts: Parts, choices: Mapping[str, str], folder: RunFolder, ranks: Ranks) -> str:
     """One line at the start."""
     weights = sum(w.numel() for w in parts.algorithm.parameters())
     where = str(parts.device) if parts.device.type != "cpu" else f"cpu, {parts.threads} thread{'s' * (parts.threads > 1)}"
+    if ranks.size > 1:
+        where = f"{ranks.size} processes, {where} each" if parts.device.type == "cpu" else f"{ranks.size} GPUs"
     stages = f" in {len(parts.stages)} stages" if len(parts.stages) > 1 else ""
     updates = f"{parts.trainer.iterations * len(parts.stages):,} updates of {parts.trainer.tasks} tasks"
     if not parts.algorithm.trains:
@@ -218,7 +228,9 @@ def describe_run(parts: Parts, choices: Mapping[str, str], folder: RunFolder) ->
     )
 
 
-def describe_results(config: DictConfig, choices: Mapping[str, str], parts: Parts, source: str) -> dict[str, Any]:
+def describe_results(
+    config: DictConfig, choices: Mapping[str, str], parts: Parts, source: str, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """The part of results.json that is known before training."""
     algorithm, data = parts.algorithm, parts.data
     return {
@@ -252,6 +264,7 @@ def describe_results(config: DictConfig, choices: Mapping[str, str], parts: Part
             "git": tracking.git_commit(),
             "source": source,
             "threads": parts.threads,
+            "ranks": ranks.size,
         },
         "task_features": task_features(data, parts.stages),
     }

@@ -158,6 +158,19 @@ class Log:
             self._writer.close()
 
 
+class NoLog(Log):
+    """Keeps nothing: that of a process which leaves writing to another."""
+
+    def __init__(self) -> None:
+        self._writer = None
+
+    def scalars(self, step: int, values: Mapping[str, float], **labels: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
     """Nested keys as `a.b`, with lists and nulls as text, which is what TensorBoard's hparams take."""
     out: dict[str, str | int | float | bool] = {}

@@ -34,6 +34,7 @@ class Algorithm(nn.Module, ABC):
         kinds: the kinds of task it can learn.
         adapts: whether it learns from support sets; one that does not is for classes (or a function) that all tasks share.
         steps: inner steps that a test takes; None where the learner does not adapt by steps.
+        draws_once: whether what it draws in training holds for all tasks of an update alike, and not for each by itself.
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
         batch_norm: whose statistics normalise a query.
         task_chunk: tasks taken at once in training, which bounds memory; None: what suits the network and the device.
@@ -43,6 +44,7 @@ class Algorithm(nn.Module, ABC):
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
     adapts: ClassVar[bool] = True
+    draws_once: ClassVar[bool] = False
     steps: int | None = None
     trains: bool = True
     progress: float = 0.0
@@ -133,6 +135,13 @@ class Algorithm(nn.Module, ABC):
     def passes(self, episodes: Episodes) -> float:
         """How many such passes an update takes on its tasks, passes backward not counted."""
         return 1.0
+
+    def indivisible(self) -> str | None:
+        """Why the tasks of an update must be learned in one process, beginning with the key that makes it so; None: they need not.
+
+        By default the gradient is a mean over tasks, and so is what buffers of floating point move towards.
+        """
+        return None
 
     def chunk(self, episodes: Episodes) -> int | None:
         """Tasks to take at once: as configured, or what suits the network on this device."""

@@ -122,6 +122,9 @@ class Finetune(FineTuner):
     def chunk(self, episodes: Episodes) -> int | None:
         return self.task_chunk  # pooled: all tasks of an update are one ordinary batch
 
+    def indivisible(self) -> str | None:
+        return pooled_norms(self)
+
     def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         return pooled(self, self.head, episodes)
 
@@ -175,3 +178,8 @@ def pooled(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> tuple[T
         y = episodes.context["classes"].gather(1, y)
     features = algorithm.embed_queries(x.flatten(0, 1).unsqueeze(0))
     return head(features).view(*x.shape[:2], -1), y
+
+
+def pooled_norms(algorithm: Algorithm) -> str | None:
+    """See `Algorithm.indivisible`."""
+    return "model: batch norms take all tasks of an update as one batch" if algorithm.network.statistics.channels else None

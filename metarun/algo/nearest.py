@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.algo.finetune import pooled, pooled_head
+from metarun.algo.finetune import pooled, pooled_head, pooled_norms
 from metarun.algo.protonet import squared_distances
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory
@@ -57,6 +57,9 @@ class Nearest(Algorithm):
         # The distance to a class is that to the nearest of its examples.
         among = [distances.masked_fill((state.support.y != c).unsqueeze(1), torch.inf).amin(-1) for c in range(state.support.ways)]
         return -torch.stack(among, -1)
+
+    def indivisible(self) -> str | None:
+        return pooled_norms(self)
 
     def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         return pooled(self, self.head, episodes)

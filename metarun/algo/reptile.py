@@ -38,6 +38,8 @@ class Reptile(GradientLearner):
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
     """
 
+    draws_once = True  # the shufflings
+
     def __init__(
         self,
         spec: TaskSpec,

@@ -5,6 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
+from metarun.algo.finetune import pooled_norms
 from metarun.config import ConfigError
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory
@@ -41,6 +42,9 @@ class Supervised(Algorithm):
         out = self.network(self.network.weights(), batch, norm).view(*x.shape[:2], -1)
         self.observe(norm)
         return out
+
+    def indivisible(self) -> str | None:
+        return pooled_norms(self)
 
     def chunk(self, episodes: Episodes) -> int | None:
         return self.task_chunk

@@ -157,6 +157,11 @@ class TaskEmbed(GradientLearner):
         }
         return self.network(used, x, norm)
 
+    def indivisible(self) -> str | None:
+        if self.nearest:
+            return "algo.adapt=nearest: remembers all tasks of an update"
+        return "algo.encoder=similarity: compares the tasks of an update" if self.encoder == "similarity" else None
+
     def rule(self) -> Rule:
         return Descent(self.inner_lr)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from metarun.algo.algorithm import Algorithm, eval_mode, task_scores
 from metarun.data.source import TaskSource
 from metarun.episodes import Episodes
 from metarun.model.network import Weights
+from metarun.ranks import ALONE, Ranks
 
 CHUNK_VALUES = 2**20
 """Input numbers tested at once where `task_chunk` does not say how many tasks: bounds memory, costs no time."""
@@ -26,6 +28,7 @@ def evaluate(
     path: bool = True,
     ensemble: list[Weights] | None = None,
     on_chunk: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
     """Score of each task after each step of the learner's `looks`, (looks, tasks).
 
@@ -41,18 +44,24 @@ def evaluate(
         path: look after fewer inner steps than the learner takes, too.
         ensemble: states of the learner whose predictions are averaged; None: as it is now.
         on_chunk: called between pieces of work, and may raise to stop.
+        ranks: the processes that share out the tasks; each is given all scores.
     """
     tasks = min(tasks, source.count or tasks)
     size = _chunk(algorithm, source.sample(torch.arange(1)))
     scores = []
     with testing(algorithm):
-        for start in range(0, tasks, size):
+        for ids in torch.arange(tasks).split(size * ranks.size):
             on_chunk()
-            episodes = source.sample(torch.arange(start, min(start + size, tasks)))
+            own = ids[ranks.part(len(ids))]
+            if not len(own):
+                continue
+            episodes = source.sample(own)
             predictions = [algorithm.predictions(episodes, algorithm.steps, path=path) for _ in _each_state(algorithm, ensemble)]
             mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
             scores.append(task_scores(mean, episodes.query.y).double().cpu())
-    return torch.cat(scores, 1).numpy()
+    # The others' scores of a piece of work stand before those of the next: tasks stay in their order.
+    parts = zip_longest(*ranks.gather(scores))
+    return torch.cat([part for piece in parts for part in piece if part is not None], 1).numpy()
 
 
 def probe(algorithm: Algorithm, source: TaskSource, tasks: int) -> dict[str, NDArray[np.float64]]:

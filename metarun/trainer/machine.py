@@ -6,18 +6,27 @@ import sys
 
 import torch
 
-from metarun.config import RangeError
+from metarun.config import RangeError, require
+from metarun.ranks import ALONE, Ranks
 
 ONE_THREAD_BELOW = 10_000_000
 """Operations of the network's pass over an update's tasks below which a second thread gains too little (docs/results.md)."""
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one; otherwise the device named.
+def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """`auto` is the GPU where there is one; otherwise the device named. Of several processes each has a GPU of its own.
 
     Raises:
         RangeError: no such device, or it is not here.
     """
+    if ranks.size > 1:
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        require(name in ("cpu", "cuda"), "trainer.device", name, "auto, cpu or cuda: torchrun's processes have a GPU each")
+        if name == "cuda":
+            here = torch.cuda.device_count()
+            require(ranks.local < here, "trainer.device", name, f"at most {here} processes here, a GPU for each")
+            return torch.device("cuda", ranks.local)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

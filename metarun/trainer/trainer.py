@@ -22,9 +22,10 @@ from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError, require
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
+from metarun.ranks import ALONE, Ranks
 from metarun.rng import derive
 from metarun.signals import Interrupted, Signals
-from metarun.tracking import Log, RunFolder
+from metarun.tracking import Log, NoLog, RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary, testing
 from metarun.trainer.online import Jumps, stages_of_rounds
@@ -170,7 +171,15 @@ class Trainer:
         self.order, self.switch, self.detect = order, switch, detect
         self.tensorboard, self.figures = tensorboard, figures
 
-    def fit(self, algorithm: Algorithm, stages: list[Stage], method: ContinualMethod, folder: RunFolder, source: str) -> Outcome:
+    def fit(
+        self,
+        algorithm: Algorithm,
+        stages: list[Stage],
+        method: ContinualMethod,
+        folder: RunFolder,
+        source: str,
+        ranks: Ranks = ALONE,
+    ) -> Outcome:
         """Train through ``stages`` and test, continuing where the checkpoint in ``folder`` stopped.
 
         Args:
@@ -179,13 +188,15 @@ class Trainer:
             method: of continual learning.
             folder: of the run.
             source: digest of the code that runs, kept in the checkpoint.
+            ranks: the processes that train it together; the first of them alone writes.
 
         Raises:
+            ConfigError: more processes than tasks, or tasks that cannot be shared out.
             Diverged: the loss is not finite; the last good checkpoint stays.
             Interrupted: a signal asked to stop; a checkpoint has been written.
             Pruned: the run directory's file `stop` asks for it; a checkpoint has been written.
         """
-        job = _Job(self, algorithm, stages, method, folder, source)
+        job = _Job(self, algorithm, stages, method, folder, source, ranks)
         with Signals() as job.signals, logging_redirect_tqdm() if has_terminal() else nullcontext():
             try:
                 return job.run()
@@ -204,11 +215,12 @@ class _Job:
         method: ContinualMethod,
         folder: RunFolder,
         source: str,
+        ranks: Ranks,
     ) -> None:
         self.trainer, self.algorithm, self.method = trainer, algorithm, method
         self.given, self.stages = stages, list(stages)
         """The stages as the data has them, and in the order taken."""
-        self.folder, self.source = folder, source
+        self.folder, self.source, self.ranks = folder, source, ranks
         self.signals = Signals()
         self.device = next(algorithm.parameters()).device
         self.iterations = trainer.iterations if algorithm.trains else 0
@@ -223,6 +235,8 @@ class _Job:
         self.rounds = None
         """Of an online stream: the number of each update's stage."""
         self.jumps = Jumps(trainer.detect) if trainer.detect is not None else None
+        self.shared_out = self._share_out()
+        """Whether each process samples its own tasks alone; otherwise all do all of them, and learn from their own."""
         if trainer.switch is not None:
             method.announced = False
             self._check_online()
@@ -249,7 +263,7 @@ class _Job:
         """Where those of the stage in training come from."""
         self.steps_on_disk: list[int] = []
         self._restore()
-        self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard)
+        self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard) if ranks.first else NoLog()
         self.saved_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -264,6 +278,23 @@ class _Job:
             self.method.enter(number)
             self._train_stage(number)
         return self._test()
+
+    def _share_out(self) -> bool:
+        """Whether nothing but the learner sees the tasks of an update, so that each process needs its own alone.
+
+        A method that remembers tasks or adds a loss is given all of them in each process, and stays the same in all.
+        """
+        if self.ranks.size > 1:
+            tasks, why = self.trainer.tasks, self.algorithm.indivisible()
+            require(
+                tasks >= self.ranks.size, "trainer.tasks", tasks, f"{self.ranks.size} or more, one for each of torchrun's processes"
+            )
+            if why is not None:
+                raise ConfigError(f"{why}; start one process, without torchrun")
+        seen = any(
+            getattr(type(self.method), name) is not getattr(ContinualMethod, name) for name in ("mix", "loss", "after_update")
+        )
+        return not seen and self.jumps is None
 
     # The order of stages -----------------------------------------------------------------------------------------------------
 
@@ -284,7 +315,7 @@ class _Job:
         """How good the learner is at the stage at ``place``, on validation tasks; higher is better."""
         stage = self.stages[place]
         with self.method.testing(self.algorithm, place):
-            scores = evaluate(self.algorithm, stage.val, self.trainer.val_tasks, path=False, on_chunk=self._stop_if_asked)
+            scores = self._evaluate(stage.val, self.trainer.val_tasks, path=False)
         mean = summary(scores[-1])["mean"]
         self.log.scalars(self.position.step, {f"order/{stage.name}": _number(mean)})
         return -float("inf") if mean is None else self.sign * mean
@@ -315,9 +346,11 @@ class _Job:
 
     def _score_online(self, episodes: Episodes) -> None:
         """Score the new tasks before their labels are trained on; where that has jumped, the method is told of a boundary."""
+        own, share = self._own(episodes)
         with testing(self.algorithm):
-            predicted = self.algorithm.predictions(episodes, self.algorithm.steps, path=False)[-1]
-            score = task_scores(predicted, episodes.query.y).mean()
+            predicted = self.algorithm.predictions(own, self.algorithm.steps, path=False)[-1]
+            score = task_scores(predicted, own.query.y).mean()
+        self.ranks.average([score], share)
         self.online.append(score)
         if self.jumps is None:
             return
@@ -381,12 +414,14 @@ class _Job:
                     self._log_loss(bar)
                 if stage and self.trainer.validate_every and (step % self.trainer.validate_every == 0 or step == end):
                     self._validate(stage, bar)
-                    if self.folder.stop.exists():
+                    if any(self.ranks.agree(self.folder.stop.exists())):
                         self._save()
                         raise Pruned(f"pruned at update {step} of {self.total}")
-                if self.signals.caught or time.monotonic() - self.saved_at >= self.trainer.checkpoint_every:
+                late = time.monotonic() - self.saved_at >= self.trainer.checkpoint_every
+                number, due = self.ranks.agree(self.signals.caught or 0, late)
+                if number or due:
                     self._save()
-                self._stop_if_asked()
+                self._stop(number)
 
     def _end(self, stage: Stage) -> None:
         self._reseed("end")
@@ -403,11 +438,18 @@ class _Job:
             self._score_online(episodes)
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.trainer.precision == "bfloat16"):
-            losses = self.algorithm.backward(self.method.mix(episodes))
+            own, share = self._own(self.method.mix(episodes))
+            with self.ranks.own_draws(self.device, shared=self.algorithm.draws_once):
+                loss = self.algorithm.backward(own).mean()
             extra = self.method.loss(self.algorithm, episodes)
             if extra is not None:
                 extra.backward()
                 self.algorithm.write_statistics()
+        if self.ranks.size > 1:
+            # Running statistics and the like move towards a mean over tasks, so the mean of what came of each part is right.
+            averages = [buffer for buffer in self.algorithm.buffers() if buffer.is_floating_point()]
+            gradients = [w.grad for w in self.algorithm.parameters() if w.grad is not None]
+            self.ranks.average([loss, *gradients, *averages], share)
         self.method.gradient(self.algorithm)
         if self.trainer.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), self.trainer.clip)
@@ -415,7 +457,7 @@ class _Job:
         if self.scheduler:
             self.scheduler.step()
         self.method.after_update(self.algorithm, episodes)
-        self.loss_sum += losses.mean()
+        self.loss_sum += loss
         self.loss_count += 1
         self.position.step += 1
 
@@ -435,9 +477,20 @@ class _Job:
                 left = self.iterations - step
             values = tasks * self.values_per_task
             updates = min(max(1, SAMPLED_VALUES // values), 64, left)
-            sampled = self.tasks.sample(torch.arange(step * tasks, (step + updates) * tasks))
-            self.ready = list(sampled.split(tasks))[::-1]
+            ids = torch.arange(step * tasks, (step + updates) * tasks).view(updates, tasks)
+            if self.shared_out:
+                ids = ids[:, self.ranks.part(tasks)]
+            self.ready = list(self.tasks.sample(ids.flatten()).split(ids.shape[1]))[::-1]
         return self.ready.pop()
+
+    def _own(self, episodes: Episodes) -> tuple[Episodes, float]:
+        """The part of an update's tasks that this process learns from, which may be all it has, and its share in them."""
+        if self.shared_out:
+            return episodes, len(episodes) / self.trainer.tasks
+        tasks, ranks = len(episodes), self.ranks
+        require(tasks >= ranks.size, "cl.draw", tasks, f"{ranks.size} or more, one for each of torchrun's processes")
+        own = episodes.pick(ranks.part(tasks)) if ranks.size > 1 else episodes
+        return own, len(own) / tasks
 
     def _reseed(self, what: str) -> None:
         """Dropout and the like draw from torch's generator: a function of seed and step, so that a resumed run draws the same.
@@ -476,7 +529,7 @@ class _Job:
 
     def _validate(self, stage: Stage, bar: "tqdm[Any]") -> None:
         self._count_time()
-        found = summary(evaluate(self.algorithm, stage.val, self.trainer.val_tasks, path=False)[-1])
+        found = summary(self._evaluate(stage.val, self.trainer.val_tasks, path=False)[-1])
         mean, step = found["mean"], self.position.step
         self.log.scalars(step, {f"val/{self.metric}": _number(mean)}, ci95=found["ci95"])
         if mean is not None and self.trainer.keep_best:
@@ -499,18 +552,21 @@ class _Job:
     @contextmanager
     def _bar(self, name: str, start: int, end: int) -> Iterator["tqdm[Any]"]:
         done = self.position.step - start
-        hidden = None if has_terminal() else True  # None: shown in a terminal
+        hidden = None if has_terminal() and self.ranks.first else True  # None: shown in a terminal
         with tqdm(total=end - start, initial=done, desc=name, unit="update", disable=hidden, dynamic_ncols=True) as bar:
             yield bar
 
     # Tests ------------------------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, source: TaskSource, tasks: int, **how: Any) -> NDArray[np.float64]:
+        return evaluate(self.algorithm, source, tasks, on_chunk=self._stop_if_asked, ranks=self.ranks, **how)
 
     def _evaluate_stages(self, *, path: bool, validation: bool = False) -> list[NDArray[np.float64]]:
         tasks, scores = self.trainer.val_tasks if validation else self.trainer.test_tasks, []
         for number, stage in enumerate(self.stages):
             source = stage.val if validation else stage.test
             with self.method.testing(self.algorithm, number):
-                scores.append(evaluate(self.algorithm, source, tasks, path=path, on_chunk=self._stop_if_asked))
+                scores.append(self._evaluate(source, tasks, path=path))
         return scores
 
     def _add_row(self) -> None:
@@ -535,7 +591,7 @@ class _Job:
             validation = [s[-1] for s in self._evaluate_stages(path=False, validation=True)]
             self._keep_row([summary(s[-1])["mean"] for s in scores])
         else:
-            test = partial(evaluate, self.algorithm, ensemble=self.best_states or None, on_chunk=self._stop_if_asked)
+            test = partial(self._evaluate, ensemble=self.best_states or None)
             scores = [test(stage.test, self.trainer.test_tasks)]
             validation = [test(stage.val, self.trainer.val_tasks, path=False)[-1]]
             if self.best_states:  # figures and whoever uses the learner from here on see what was tested
@@ -548,8 +604,11 @@ class _Job:
     # Checkpoints ------------------------------------------------------------------------------------------------------------
 
     def _stop_if_asked(self) -> None:
-        number = self.signals.caught
-        if number is not None:
+        self._stop(*self.ranks.agree(self.signals.caught or 0))
+
+    def _stop(self, number: int) -> None:
+        """For the signal of this number; 0: there was none."""
+        if number:
             raise Interrupted(number, f"stopped at update {self.position.step} of {self.total}")
 
     def _save(self) -> None:
@@ -559,6 +618,12 @@ class _Job:
         self._check_finite(float(self.loss_sum))
         if not all(bool(w.isfinite().all()) for w in self.algorithm.parameters()):
             raise Diverged(f"a weight is not finite at update {self.position.step}")
+        if self.ranks.first:
+            self._write_checkpoints()
+        self.saved_at = time.monotonic()
+        self._count_time(idle=True)
+
+    def _write_checkpoints(self) -> None:
         if self.best_states and self.trainer.keep_best:
             steps = [step for _, step in self.position.best]
             if steps != self.steps_on_disk:
@@ -579,11 +644,9 @@ class _Job:
                 "loss": (float(self.loss_sum), self.loss_count),
             },
         )
-        self.saved_at = time.monotonic()
-        self._count_time(idle=True)
 
     def _restore(self) -> None:
-        found = checkpoint.load(self.folder.last)
+        found = self.ranks.told(checkpoint.load(self.folder.last) if self.ranks.first else None)
         if found is None:
             return
         self.position = Position(**found["position"])
