@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Literal, NamedTuple
 
 import torch
@@ -47,8 +48,12 @@ class Episodes:
         if size is None or size >= len(self):
             yield self
             return
-        for start in range(0, len(self), size):
-            yield self.pick(slice(start, start + size))
+        # One call a tensor, not one a tensor and piece: a trainer of tiny networks cuts up 64 updates' tasks at once.
+        support, query = (zip(part.x.split(size), part.y.split(size), strict=True) for part in (self.support, self.query))
+        context = zip(*(value.split(size) for value in self.context.values()), strict=True) if self.context else repeat(())
+        for own, asked, known in zip(support, query, context, strict=False):
+            examples = Examples(*own, self.support.ways), Examples(*asked, self.query.ways)
+            yield Episodes(*examples, dict(zip(self.context, known, strict=True)))
 
     def pick(self, part: slice | Tensor) -> "Episodes":
         """Some of the tasks, by a slice or by their places (n,)."""
