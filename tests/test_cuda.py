@@ -4,12 +4,16 @@ import json
 
 import pytest
 import torch
+from shared_out import CASES, made, method
 
 from metarun.config import CONFIGS
 from metarun.data.images import Classes, ImageTasks
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape
+from metarun.ranks import ALONE
 from metarun.rng import bits
+from metarun.tracking import RunFolder
+from metarun.trainer.trainer import Trainer, _Job
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -42,3 +46,28 @@ def test_every_algorithm_trains(metarun, algo, request):
     found = json.loads((metarun.folder / "run/results.json").read_text())
     assert found["status"] == "finished"
     assert found["environment"]["device"].startswith("cuda")
+
+
+def begun(algo, data, cl, keys, device, path):
+    """A training, about to make its first update."""
+    stages, learner = made(algo, data, torch.device(device))
+    adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
+    settings = {"iterations": 100, "tasks": 4, "optimizer": adam, "test_tasks": 2, "tensorboard": False} | keys
+    job = _Job(Trainer(0, **settings), learner, stages, method(cl), RunFolder(path), "tests", ALONE)
+    job._begin(0)
+    learner.train()
+    return job
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, _, keys) in CASES.items() if "detect" not in keys])
+def test_no_update_waits_for_the_device(name, tmp_path):
+    job = begun(*CASES[name], "cuda", tmp_path)
+    for _ in range(3):  # what is made once, and the first tasks
+        job._update()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(70):  # more than are sampled at once
+            job._update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        job.log.close()

@@ -116,7 +116,7 @@ def test_results_hold_what_the_contract_says(metarun):
         "train": {"ways": None, "shots": 10, "queries": 10, "tasks": 25},
     }
     assert found["environment"]["torch"] == torch.__version__
-    assert set(found["environment"]) == {"device", "torch", "metarun", "git", "source", "threads"}
+    assert set(found["environment"]) == {"device", "torch", "metarun", "git", "source", "threads", "ranks"}
     assert list((metarun.folder / "run").glob("events.out.tfevents.*"))
     lines = [json.loads(line) for line in (metarun.folder / "run/metrics.jsonl").read_text().splitlines()]
     assert {"train/loss", "time/tasks_per_second"} <= set(lines[0])

@@ -90,7 +90,7 @@ class Reptile(GradientLearner):
         # A test draws the same whenever it is made; in training torch's own generator is a function of the update.
         generator = None if self.training else torch.Generator().manual_seed(0)
         shuffles = [torch.randperm(count, generator=generator) for _ in range(-(-steps * size // count))]
-        order = torch.cat(shuffles)[: steps * size].to(support.x.device)
+        order = torch.cat(shuffles)[: steps * size].to(support.x.device, non_blocking=True)
         return [Examples(support.x[:, part], support.y[:, part], support.ways) for part in order.split(size)]
 
     @torch.no_grad()

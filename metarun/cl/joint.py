@@ -44,4 +44,4 @@ class Mixture(TaskSource):
         places = [(which == i).nonzero()[:, 0] for i in range(len(self.sources))]
         parts = [source.sample(ids[place]) for source, place in zip(self.sources, places, strict=True) if len(place)]
         whole = join(parts)
-        return whole.pick(torch.cat(places).argsort().to(whole.query.x.device))
+        return whole.pick(torch.cat(places).argsort().to(whole.query.x.device, non_blocking=True))

@@ -46,9 +46,10 @@ class Replay(Remembering):
             return episodes
         new, old = len(episodes), self.number or len(episodes)
         share = self.share or (self.stage / (self.stage + 1) if self.announced else 0.5)
-        weight = torch.cat([torch.full((new,), (1 - share) / new), torch.full((old,), share / old)]) * (new + old)
+        shares = torch.full((new + old,), (1 - share) / new, device=self.device)
+        shares[new:] = share / old
         remembered = weigh(self.memory.draw(old), 1.0)
-        return weigh(join([weigh(episodes, 1.0), remembered]), weight.to(self.device))
+        return weigh(join([weigh(episodes, 1.0), remembered]), shares * (new + old))
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         if self.keep == "reservoir":

@@ -104,7 +104,7 @@ class CurveTasks(TaskSource):
         self.parameters = {name: interval for name, interval in bounds.items() if name != "x"}
 
     def sample(self, ids: Tensor) -> Episodes:
-        ids = ids.to(self.device)
+        ids = ids.to(self.device, non_blocking=True)
         shots, points = self.shape.shots, self.shape.shots + self.shape.queries
         varying = [name for name, (low, high) in self.parameters.items() if low < high]
         draws = uniform(self.key, ids, len(varying) + points)

@@ -232,7 +232,7 @@ class ImageTasks(TaskSource):
 
     def sample(self, ids: Tensor) -> Episodes:
         ways, shots, per_class = self.ways, self.shape.shots, self.shape.shots + self.shape.queries
-        ids = ids.to(self.images.device)
+        ids = ids.to(self.images.device, non_blocking=True)
         draws = bits(self.key, ids, ways * (2 + per_class))
         if self.groups is None:
             chosen = choose(draws[:, :ways], len(self.start))

@@ -127,7 +127,7 @@ class ImageExamples(TaskSource):
     def sample(self, ids: Tensor) -> Episodes:
         place = self._places(ids)
         x = pixels(self.images, self.index[place], self.device, self.view).unsqueeze(1)
-        y = self.y[place.to(self.device)].unsqueeze(1)
+        y = self.y[place.to(self.device, non_blocking=True)].unsqueeze(1)
         context = {name: value.expand(len(ids), -1) for name, value in self.context.items()}
         return Episodes(Examples(x[:, :0], y[:, :0], self.outputs), Examples(x, y, self.outputs), context)
 
@@ -135,13 +135,14 @@ class ImageExamples(TaskSource):
         """Which of the images the examples ``ids`` (T,) are."""
         there = self.images.device
         if self.order == "given":
-            return (ids % self.count).to(there)
+            return (ids % self.count).to(there, non_blocking=True)
         if self.order == "uniform":
-            return (bits(self.key, ids.to(there), 1)[:, 0] * self.count) >> 31
+            return (bits(self.key, ids.to(there, non_blocking=True), 1)[:, 0] * self.count) >> 31
         first, last = int(ids.min()) // self.count, int(ids.max()) // self.count
         self._epochs = {epoch: self._shuffled(epoch) for epoch in range(first, last + 1)}
         orders = torch.stack(list(self._epochs.values()))
-        return orders[(ids // self.count - first).to(there), (ids % self.count).to(there)]
+        epoch, place = (part.to(there, non_blocking=True) for part in (ids // self.count - first, ids % self.count))
+        return orders[epoch, place]
 
     def _shuffled(self, epoch: int) -> Tensor:
         """All places in the order of an epoch, a pure function of its number; those of the last call are kept."""

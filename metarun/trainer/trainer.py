@@ -111,7 +111,8 @@ class Trainer:
         log_every: updates between logged losses, and between looks at whether they are finite.
         device: auto, cpu, cuda, cuda:1, mps.
         threads: of the CPU; null: chosen by the size of the work.
-        precision: "float32", or "bfloat16" by autocast.
+        precision: "float32"; "tf32", a GPU's matrix products in TensorFloat-32, as torch's convolutions are anyway; or "bfloat16"
+            by autocast.
         reset_optimizer: start each stage with the optimizer as it was made, its moments forgotten.
         order: of the stages, see `Order`.
         switch: probability that the stage changes before an update, unannounced: an online stream of as many updates as all stages
@@ -139,7 +140,7 @@ class Trainer:
         log_every: int = 100,
         device: str = "auto",
         threads: int | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["float32", "tf32", "bfloat16"] = "float32",
         reset_optimizer: bool = False,
         order: Order = "given",
         switch: float | None = None,
@@ -196,6 +197,7 @@ class Trainer:
             Interrupted: a signal asked to stop; a checkpoint has been written.
             Pruned: the run directory's file `stop` asks for it; a checkpoint has been written.
         """
+        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
         job = _Job(self, algorithm, stages, method, folder, source, ranks)
         with Signals() as job.signals, logging_redirect_tqdm() if has_terminal() else nullcontext():
             try:
@@ -285,7 +287,7 @@ class _Job:
         A method that remembers tasks or adds a loss is given all of them in each process, and stays the same in all.
         """
         if self.ranks.size > 1:
-            tasks, why = self.trainer.tasks, self.algorithm.indivisible()
+            tasks, why = self.trainer.tasks, self.algorithm.indivisible() if self.algorithm.trains else None
             require(
                 tasks >= self.ranks.size, "trainer.tasks", tasks, f"{self.ranks.size} or more, one for each of torchrun's processes"
             )

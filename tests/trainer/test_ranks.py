@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared_out import CASES, compose, made, train
+from shared_out import CASES, KEYS, NET, made, train, whole_run
 
+from metarun.cl.method import ContinualMethod
 from metarun.config import CONFIGS, ConfigError
 from metarun.ranks import Ranks, launched
-from metarun.run import run
 from metarun.tracking import RunFolder
 from metarun.trainer.trainer import Trainer
 
@@ -73,8 +73,6 @@ def test_learners_of_all_tasks_together_are_refused(name, tmp_path):
     algo, _, data = name.rpartition(" ")
     stages, learner = made(algo, data)
     trainer = Trainer(0, iterations=1, tasks=4, optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
-    from metarun.cl.method import ContinualMethod
-
     with pytest.raises(ConfigError, match=NOT_SHARED_OUT[name]):
         trainer.fit(learner, stages, ContinualMethod(), RunFolder(tmp_path), "tests", Ranks(0, 2))
     whole, parts = after_backward(name, [slice(0, 6)]), after_backward(name, [slice(0, 2), slice(2, 6)])
@@ -84,8 +82,6 @@ def test_learners_of_all_tasks_together_are_refused(name, tmp_path):
 def test_fewer_tasks_than_processes_are_refused(tmp_path):
     stages, learner = made("maml", "sine")
     trainer = Trainer(0, iterations=1, tasks=3, optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
-    from metarun.cl.method import ContinualMethod
-
     with pytest.raises(ConfigError, match=r"trainer\.tasks=3: expected 4 or more, one for each of torchrun's processes"):
         trainer.fit(learner, stages, ContinualMethod(), RunFolder(tmp_path), "tests", Ranks(0, 4))
     assert not any(tmp_path.iterdir())
@@ -105,7 +101,27 @@ def test_several_processes_are_told_by_the_environment(monkeypatch):
     assert launched() is None
 
 
-def test_two_processes_make_what_one_makes(tmp_path):
+def stopped_under_torchrun(folder):
+    """Start a run by the command line in two processes, and send torchrun a signal in the middle of it → results.json."""
+    (folder / "tests_net.py").write_text(NET)
+    metrics, pipe = folder / "run" / "metrics.jsonl", subprocess.PIPE
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "metarun", *KEYS]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    process = subprocess.Popen([*command, "hydra.run.dir=run"], cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or not metrics.read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (out.count("2 processes"), err.count("metarun: stopped at update")) == (1, 1), err  # one process speaks
+    return json.loads((folder / "run/results.json").read_text())
+
+
+def test_two_processes_make_what_one_makes(tmp_path, monkeypatch):
+    stopped = stopped_under_torchrun(tmp_path)
+    (tmp_path / "fast").touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -115,9 +131,26 @@ def test_two_processes_make_what_one_makes(tmp_path):
         subprocess.Popen(command, env=environment(rank, 2, port), stdout=pipe, stderr=subprocess.STDOUT, text=True)
         for rank in range(2)
     ]
+    monkeypatch.syspath_prepend(tmp_path)
+    one = whole_run(tmp_path / "one")
     alone = {name: train(name, tmp_path / "alone" / name) for name in CASES}
     said = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+
+    two = json.loads((tmp_path / "run/results.json").read_text())
+    assert stopped["status"] == "interrupted"
+    assert (one["environment"]["ranks"], two["environment"]["ranks"]) == (1, 2)
+    (at,) = two["train"]["resumed_at"]
+    assert 0 < at < 60
+    assert stopped["stopped"] == f"stopped at update {at} of 60"
+    for part in ("test", "validation"):
+        assert two[part]["mse"]["mean"] == pytest.approx(one[part]["mse"]["mean"], rel=1e-4)
+    last, expected = (
+        torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True)["algorithm"] for name in ("run", "one")
+    )
+    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 3  # one of each start, and the test's
+
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name, expected in alone.items():
         torch.testing.assert_close(ranks[0][name], expected, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
@@ -130,64 +163,3 @@ def test_two_processes_make_what_one_makes(tmp_path):
     assert torch.equal(*ranks[0]["after"])
     assert torch.equal(first, ranks[0]["after"][0])  # the first process draws what it would alone, and nothing is used up
     assert "another process of this run has ended" in (tmp_path / "lost").read_text()
-
-
-NET = """
-import os, time
-from torch import nn
-
-class Net(nn.Sequential):
-    def __init__(self, input_shape, outputs, widths: object = None, init: object = None, std: object = None) -> None:
-        super().__init__(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
-
-    def forward(self, x):
-        time.sleep(0 if os.path.exists("fast") else 0.01)  # so that a signal comes in time
-        return super().forward(x)
-"""
-
-
-def test_torchrun_is_stopped_and_goes_on_to_what_one_process_makes(tmp_path, monkeypatch):
-    (tmp_path / "tests_net.py").write_text(NET)
-    keys = ["model={_target_: tests_net.Net}", "trainer.iterations=60", "trainer.tasks=5", "trainer.validate_every=20"]
-    keys += ["trainer.test_tasks=9", "trainer.val_tasks=7", "trainer.log_every=5", "trainer.figures=false", "trainer.threads=1"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "metarun", *keys]
-    run_dir, pipe = tmp_path / "run", subprocess.PIPE
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-
-    def start():
-        return subprocess.Popen([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-    process = start()
-    deadline = time.monotonic() + 60
-    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert err.count("metarun: stopped at update") == 1, err
-    stopped = json.loads((run_dir / "results.json").read_text())
-    assert stopped["status"] == "interrupted"
-
-    (tmp_path / "fast").touch()
-    process = start()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert out.count("Continuing at update") == out.count("test tasks") == 1  # one process speaks
-    found = json.loads((run_dir / "results.json").read_text())
-    assert found["environment"]["ranks"] == 2
-    at = found["train"]["resumed_at"][0]
-    assert 0 < at < 60
-    assert f"stopped at update {at} of 60" in stopped["stopped"]
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    choices = {"algo": "a", "data": "d", "model": "m", "cl": "none"}
-    alone = run(compose(*keys), choices, tmp_path / "alone")
-    assert found["test"]["mse"]["mean"] == pytest.approx(alone["test"]["mse"]["mean"], rel=1e-4)
-    assert found["validation"]["mse"]["mean"] == pytest.approx(alone["validation"]["mse"]["mean"], rel=1e-4)
-    last, expected = (
-        torch.load(path / "checkpoints/last.pt", weights_only=True)["algorithm"] for path in (run_dir, tmp_path / "alone")
-    )
-    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
-    assert len(list(run_dir.glob("events.out.tfevents.*"))) == 3  # of each start one, and the test's
