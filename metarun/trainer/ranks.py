@@ -82,6 +82,5 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Lost(
-            f"torchrun: another process of this run has ended or hangs; the same command goes on from there ({why})"
-        ) from error
+        message = "torchrun: another process of this run has ended or hangs; the same command goes on from the last checkpoint"
+        raise Lost(f"{message} ({why})") from error

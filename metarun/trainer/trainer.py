@@ -287,16 +287,16 @@ class _Job:
         A method that remembers tasks or adds a loss is given all of them in each process, and stays the same in all.
         """
         if self.ranks.size > 1:
-            tasks, why = self.trainer.tasks, self.algorithm.indivisible() if self.algorithm.trains else None
-            require(
-                tasks >= self.ranks.size, "trainer.tasks", tasks, f"{self.ranks.size} or more, one for each of torchrun's processes"
-            )
+            why = self.algorithm.indivisible() if self.algorithm.trains else None
             if why is not None:
                 raise ConfigError(f"{why}; start one process, without torchrun")
-        seen = any(
-            getattr(type(self.method), name) is not getattr(ContinualMethod, name) for name in ("mix", "loss", "after_update")
-        )
+            self._require_enough("trainer.tasks", self.trainer.tasks)
+        own = vars(ContinualMethod)
+        seen = any(getattr(type(self.method), name) is not own[name] for name in ("mix", "loss", "after_update"))
         return not seen and self.jumps is None
+
+    def _require_enough(self, key: str, tasks: int) -> None:
+        require(tasks >= self.ranks.size, key, tasks, f"{self.ranks.size} or more, one for each of torchrun's processes")
 
     # The order of stages -----------------------------------------------------------------------------------------------------
 
@@ -494,10 +494,9 @@ class _Job:
         """The part of an update's tasks that this process learns from, which may be all it has, and its share in them."""
         if self.shared_out:
             return episodes, len(episodes) / self.trainer.tasks
-        tasks, ranks = len(episodes), self.ranks
-        require(tasks >= ranks.size, "cl.draw", tasks, f"{ranks.size} or more, one for each of torchrun's processes")
-        own = episodes.pick(ranks.part(tasks)) if ranks.size > 1 else episodes
-        return own, len(own) / tasks
+        self._require_enough("cl.draw", len(episodes))
+        own = episodes.pick(self.ranks.part(len(episodes))) if self.ranks.size > 1 else episodes
+        return own, len(own) / len(episodes)
 
     def _reseed(self, what: str) -> None:
         """Dropout and the like draw from torch's generator: a function of seed and step, so that a resumed run draws the same.
@@ -536,7 +535,8 @@ class _Job:
 
     def _validate(self, stage: Stage, bar: "tqdm[Any]") -> None:
         self._count_time()
-        found = summary(self._evaluate(stage.val, self.trainer.val_tasks, path=False)[-1])
+        # A signal waits: the checkpoint comes after this.
+        found = summary(evaluate(self.algorithm, stage.val, self.trainer.val_tasks, path=False, ranks=self.ranks)[-1])
         mean, step = found["mean"], self.position.step
         self.log.scalars(step, {f"val/{self.metric}": _number(mean)}, ci95=found["ci95"])
         if mean is not None and self.trainer.keep_best:
