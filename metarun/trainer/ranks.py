@@ -81,6 +81,6 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         message = "torchrun: another process of this run has ended or hangs; the same command goes on from the last checkpoint"
         raise Lost(f"{message} ({why})") from error
