@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
-from metarun.ranks import joined, launched
+from metarun.ranks import ALONE, Ranks, launched
 from metarun.signals import stop_if_asked
 
 GROUPS = {
@@ -238,6 +238,16 @@ def run_or_show(config: DictConfig) -> None:
     from metarun.report.summary import describe
 
     log.info("%s\n\n%s", describe(found), folder.path)
+
+
+def joined() -> AbstractContextManager[Ranks]:
+    """The processes of this run, connected for the length of the block."""
+    place = launched()
+    if place is None:
+        return nullcontext(ALONE)
+    from metarun.trainer.ranks import connected
+
+    return connected(place)
 
 
 # The run directory's name ----------------------------------------------------------------------------------------------------

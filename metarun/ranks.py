@@ -79,13 +79,3 @@ def launched() -> Ranks | None:
     if not all(key in os.environ for key in LAUNCHED) or os.environ["WORLD_SIZE"] == "1":
         return None
     return Ranks(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-
-
-def joined() -> AbstractContextManager[Ranks]:
-    """The processes of this run, connected for the length of the block."""
-    place = launched()
-    if place is None:
-        return nullcontext(ALONE)
-    from metarun.trainer.ranks import connected
-
-    return connected(place)

@@ -10,12 +10,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun.build import build
+from metarun.cli import joined
 from metarun.config import CONFIGS
 from metarun.data.images import Classes, ImageData
 from metarun.data.sine import Sine
 from metarun.data.source import Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes
-from metarun.ranks import ALONE, joined
+from metarun.ranks import ALONE
 from metarun.run import build_method, make_network, run
 from metarun.tracking import RunFolder
 from metarun.trainer.ranks import Lost
