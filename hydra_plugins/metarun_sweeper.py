@@ -28,14 +28,15 @@ class MetarunSweeper(BasicSweeper):
         self.grids = [params or {}] if params is None or isinstance(params, Mapping) else params
 
     def sweep(self, arguments: list[str]) -> None:
+        from metarun.files import replacing
         from metarun.sweep import check, summary
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         grids = [parser.parse_overrides([*as_overrides(grid), *arguments]) for grid in self.grids]
         setup_globals()
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        with replacing(folder / "multirun.yaml") as file:
+            file.write(OmegaConf.to_yaml(self.config).encode())
         if "search" in self.config:
             from metarun.search.search import search
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metarun.claim import Busy
 from metarun.report.summary import figure
 from metarun.signals import stopping
-from metarun.tracking import FINAL, Busy, RunFolder
+from metarun.tracking import FINAL, RunFolder
 
 EVERY = 0.5
 """Seconds between looks at the run directories."""

@@ -245,10 +245,11 @@ def restored(config: DictConfig, spec: TaskSpec, folder: RunFolder, ready: Any =
     network = partial(make_network, config.model, spec)
     algorithm: Algorithm = build(config.algo, spec, network, key="algo")
     ready(algorithm)
-    best, last = checkpoint.load(folder.best), checkpoint.load(folder.last)
+    last = checkpoint.load(folder.last)
     if last is None:
         raise ConfigError(f"{folder.last}: the run's weights are not there")
-    states = best["states"] if best and last["position"]["started"] == 1 and config.trainer.keep_best else [last["algorithm"]]
+    several = last["position"]["started"] > 1
+    states = [last["algorithm"]] if several or not last["best"] else last["best"]
     try:
         algorithm.load_state_dict(states[0])
     except RuntimeError as error:
