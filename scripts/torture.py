@@ -152,6 +152,8 @@ def watch(kill: Kill | None, notes: int) -> list[str]:
         elif event not in names:
             return
         path = str(given[1] if event == "os.rename" else given[0])
+        if event == "os.mkdir" and os.path.isdir(path):
+            return
         if os.getpid() != own or not os.path.abspath(path).startswith(here) or not isinstance(given[0], str | os.PathLike):
             return
         count.append(path)
