@@ -217,8 +217,7 @@ def run_or_show(config: DictConfig) -> None:
     if found is None or found.get("status") not in FINAL:
         from metarun.run import run
 
-        with folder.claimed():
-            found = run(config, choices, folder.path)
+        found = run(config, choices, folder.path)
     else:
         log.info("Already %s", found["status"])
         if found["environment"]["source"] != source_digest(config):

@@ -68,12 +68,19 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path) -> dict[str,
         path: of the run directory. An unfinished run in it is continued.
 
     Raises:
+        Busy: another process is at work on it.
         ConfigError: a mistake in the configuration or in the data.
         Diverged: the training loss is not finite.
         Interrupted: a signal asked to stop.
         Pruned: a search asked to stop.
     """
     folder = RunFolder(path)
+    with folder.claimed():
+        return train_and_test(config, choices, folder)
+
+
+def train_and_test(config: DictConfig, choices: Mapping[str, str], folder: RunFolder) -> dict[str, Any]:
+    """What `run` does in a run directory that is this process's own."""
     source = tracking.source_digest(config)
     check_checkpoint(folder, source, any_code=config.any_code)
     folder.stop.unlink(missing_ok=True)

@@ -49,12 +49,19 @@ SINE = ("trainer.iterations=60", "trainer.validate_every=15", "model.widths=[8,8
 STAGES = ("data.stages=3", "trainer.iterations=20", *SINE[1:])
 STREAM = ("data.stages=3", "trainer.switch=0.1", "trainer.iterations=20", "model.widths=[8,8]", "trainer.tasks=4", *SHORT)
 IMAGES = (
-    *("data=folder", "data.path=IMAGES", "data.size=12", "data.channels=1", "data.ways=2", "data.queries=3", "model.filters=4"),
+    *("data=folder", "data.path=IMAGES", "data.size=16", "data.channels=1", "data.ways=2", "data.queries=3", "model.filters=4"),
     *("trainer.iterations=20", "trainer.validate_every=5", "trainer.tasks=2", *SHORT),
 )
 OMNIGLOT = ("data=omniglot", "model.filters=4", "trainer.iterations=10", "trainer.validate_every=5", "trainer.tasks=2", *SHORT)
+NOISY = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, input_shape, outputs, widths: object = None, init: object = None, std: object = None) -> None:
+        super().__init__(nn.Linear(1, 20), nn.ReLU(), nn.Dropout(0.1), nn.Linear(20, 1))
+"""
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "maml": ("trainer.keep_best=3", "trainer.scheduler=cosine", "trainer.clip=1.0", *SINE),
+    "maml": SINE,
+    "dropout": ("trainer.keep_best=3", "trainer.scheduler=cosine", "trainer.clip=1.0", "model={_target_: noisy.Net}", *SINE),
     "reptile": ("algo=reptile", *SINE),
     "maml, pictures": (*SINE, "trainer.figures=true", "trainer.tensorboard=true"),
     "maml, skip": ("trainer.nonfinite=skip", *SINE),
@@ -286,7 +293,9 @@ def where(folder: Path, ended: Ended, kill: Kill) -> str:
     lines = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").is_file() else ""
     if (run / "results.json").is_file():
         return "after the results"
-    return "at the test" if at["ended"] == at["started"] or '"test/' in lines else f"in stage {at['started']}"
+    if '"test/' in lines:
+        return "while results are written"
+    return "between stages, or at the test" if at["ended"] == at["started"] else f"in stage {at['started']}"
 
 
 # Rounds -----------------------------------------------------------------------------------------------------------------------
@@ -311,9 +320,16 @@ class Torture:
         for c in range(10):
             (pictures / f"class{c}").mkdir(parents=True)
             for i in range(6):
-                noise = np.random.default_rng((c, i)).integers(0, 120, (12, 12), dtype=np.uint8)
+                noise = np.random.default_rng((c, i)).integers(0, 120, (16, 16), dtype=np.uint8)
                 noise[c] += 100
                 Image.fromarray(noise).save(pictures / f"class{c}" / f"{i}.png")
+
+    def folder(self, name: str) -> Path:
+        """A new one, with a class of a user's in it."""
+        folder = self.place / name
+        folder.mkdir()
+        (folder / "noisy.py").write_text(NOISY)
+        return folder
 
     def arguments(self, name: str) -> list[str]:
         """Of the command of this name."""
@@ -322,8 +338,7 @@ class Torture:
     def never_killed(self, name: str) -> tuple[dict[str, Any], float, int, int]:
         """The command run once without harm."""
         if name not in self.whole:
-            folder = self.place / f"whole {name}"
-            folder.mkdir()
+            folder = self.folder(f"whole {name}")
             began = time.monotonic()
             ended = start(self.arguments(name), folder, None, fresh=self.fresh)
             if ended.status:
@@ -346,8 +361,7 @@ class Torture:
     def round(self, number: int, name: str) -> None:
         """Run the command ``name``, kill it on the way, let it finish, and compare."""
         whole = self.never_killed(name)[0]
-        folder = self.place / f"{number} {name}"
-        folder.mkdir()
+        folder = self.folder(f"{number} {name}")
         said, bad = [], []
         for _ in range(1 + min(3, int(self.random.expovariate(0.9)))):
             kill = self.kill(name)
