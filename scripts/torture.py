@@ -76,7 +76,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ewc and replay": ("cl=[ewc,replay]", "cl.samples=20", *STAGES),
     "online": ("cl=replay", *STREAM),
     "online, guessed": ("cl=ewc", "cl.samples=20", "trainer.detect=1.0", *STREAM),
-    "sweep": ("-m", "algo=maml,reptile", "seed=0,1", *SINE),
+    "sweep": ("-m", "algo=maml,reptile", *SINE),
 }
 VOLATILE = {"seconds", "tasks_per_second", "resumed_at", "time/tasks_per_second", "environment"}
 PATIENCE = 120.0
@@ -171,12 +171,12 @@ def watch(kill: Kill | None, notes: int) -> list[str]:
 
     fsync = os.fsync
 
-    def synced(file: int) -> None:
+    def synced(file: Any) -> None:
         seen("fsync", (os.readlink(f"/proc/self/fd/{file}") if os.path.isdir("/proc/self/fd") else here + "file",))
         fsync(file)
 
     sys.addaudithook(seen)
-    os.fsync = synced
+    os.fsync = synced  # type: ignore[assignment]
     return count
 
 
@@ -201,7 +201,8 @@ def start(arguments: Sequence[str], folder: Path, kill: Kill | None, *, fresh: b
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(70)
-    os.close(speak), os.close(note)
+    for pipe in (speak, note):
+        os.close(pipe)
     deadline = time.monotonic() + (kill.at if kill is not None and kill.by == "moment" else PATIENCE)
     while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
         if time.monotonic() >= deadline:
@@ -389,7 +390,7 @@ class Torture:
                     resumed = found[key]["results.json"]["train"]["resumed_at"]
                     if not resumed or resumed[-1] != step:
                         bad.append(f"{key}: the checkpoint was of update {step}, resumed at {resumed}")
-            bad += [f"{path.relative_to(folder)} is left over" for path in folder.rglob(".*.writing")]
+            bad += [f"{path.relative_to(folder)} is left over" for run in runs(folder).values() for path in run.rglob(".*.writing")]
         self.lost += bool(bad)
         print(
             f"{number:4d}  {name:<20} {'; '.join(said) or 'finished before'}{'  LOST' if bad else ''}",

@@ -12,11 +12,16 @@ def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "new" / "a.txt"
     with replacing(path) as file:
         file.write(b"old")
-    with pytest.raises(KeyError), replacing(path) as file:
-        file.write(b"half of it")
-        file.flush()
-        assert path.read_bytes() == b"old"
-        raise KeyError
+
+    def half():
+        with replacing(path) as file:
+            file.write(b"half of it")
+            file.flush()
+            assert path.read_bytes() == b"old"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        half()
     assert path.read_bytes() == b"old"
     assert [path.name for path in path.parent.iterdir()] == ["a.txt"]
 

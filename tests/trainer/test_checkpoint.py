@@ -48,14 +48,14 @@ def test_a_kill_between_two_renames_costs_nothing_more(two, caplog):
 def test_two_damaged_ones_are_an_error_and_stay(two):
     for path in two:
         path.write_bytes(b"no")
-    with pytest.raises(Damaged, match="previous.pt: not a readable checkpoint"):
+    with pytest.raises(Damaged, match=r"previous\.pt: not a readable checkpoint"):
         repair(*two)
     assert [path.read_bytes() for path in two] == [b"no", b"no"]
 
 
 def test_another_version_is_one_line(two, monkeypatch):
     monkeypatch.setattr(checkpoint, "SCHEMA", 2)
-    with pytest.raises(ConfigError, match="last.pt: a checkpoint of version 1, and this metarun reads version 2"):
+    with pytest.raises(ConfigError, match=r"last\.pt: a checkpoint of version 1, and this metarun reads version 2"):
         repair(*two)
 
 

@@ -105,5 +105,5 @@ def test_a_window_without_a_finite_update_ends_the_run(harm, tmp_path):
 
 def test_the_usual_is_to_stop(harm, tmp_path):
     harm(BAD)
-    with pytest.raises(Diverged, match="the training loss is (inf|nan) at update 6"):
+    with pytest.raises(Diverged, match=r"the training loss is (inf|nan) at update 6"):
         train(tmp_path, stream("class"), method("none"), algorithm=learner(stream("class")))
