@@ -228,11 +228,17 @@ def position(run: Path) -> dict[str, Any] | None:
     return found
 
 
+def arrays(path: Path) -> dict[str, Any]:
+    """Those in a file of NumPy's."""
+    with path.open("rb") as file, np.load(file) as found:
+        return dict(found)
+
+
 def half_there(folder: Path) -> list[str]:
     """What in ``folder`` is there, and not whole."""
     bad = []
     readers = {".json": lambda path: json.loads(path.read_text()), ".pt": lambda path: torch.load(path, weights_only=True)}
-    readers |= {".npz": lambda path: dict(np.load(path)), ".png": lambda path: Image.open(path).load()}
+    readers |= {".npz": arrays, ".png": lambda path: Image.open(path).load()}
     for path in folder.rglob("*"):
         if path.suffix in readers and path.is_file():
             try:
@@ -269,7 +275,7 @@ def left_by(folder: Path) -> dict[str, Any]:
         found[name] = {
             "results.json": json.loads((run / "results.json").read_text()),
             "metrics.jsonl": metrics,
-            "test.npz": dict(np.load(run / "test.npz")),
+            "test.npz": arrays(run / "test.npz"),
             "figures": sorted(path.name for path in run.glob("figures/*")),
         }
         for checkpoint in ("last", "best"):

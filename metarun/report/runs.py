@@ -89,7 +89,7 @@ class Run:
         Where a stage has fewer tasks than another, NaN fills its row.
         """
         try:
-            with np.load(self.path / "test.npz") as file:
+            with (self.path / "test.npz").open("rb") as opened, np.load(opened) as file:
                 scores: Numbers = file["scores"][np.argsort(file["stages"]), -1]
         except FileNotFoundError:
             return None
