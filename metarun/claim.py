@@ -151,6 +151,15 @@ def claimed(folder: Path) -> Iterator[Claim]:
         lock.release()
 
 
+def held(folder: Path) -> bool:
+    """Whether a process of this machine is at work in ``folder``."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def _busy(folder: Path, owner: dict[str, Any]) -> Busy:
     who = f" ({owner['host']}, process {owner['pid']})" if "host" in owner else ""
     return Busy(f"{folder}: another process is at work on this run{who}")

@@ -190,10 +190,9 @@ def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
         ConfigError: the checkpoint's source digest is another one; or both checkpoints are damaged.
     """
     try:
-        checkpoint.repair(folder.last, folder.previous)
+        found = checkpoint.repair(folder.last, folder.previous)
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}; restart=true starts over") from None
-    found = checkpoint.load(folder.last)
     if found is not None and found.get("source") != source and not any_code:
         raise ConfigError(
             f"{folder.path}: this unfinished run was begun by other code than metarun's present one;"

@@ -29,20 +29,29 @@ def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> N
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
-def repair(path: Path, previous: Path) -> None:
-    """Where ``path`` is damaged, or missing after a kill, put the ``previous`` checkpoint in its place, and say so."""
+def repair(path: Path, previous: Path) -> dict[str, Any] | None:
+    """Where ``path`` is damaged, or missing after a kill, put the ``previous`` checkpoint in its place → what is there then.
+
+    Raises:
+        Damaged: neither can be read; both stay as they are.
+    """
     try:
-        if load(path) is not None or load(previous) is None:
-            return
+        found = load(path)
+        if found is not None:
+            return found
+        found = load(previous)
+        if found is None:
+            return None
         log.warning("%s is missing; going on from the checkpoint before it", path)
     except Damaged as error:
         if not previous.is_file():
             raise
-        load(previous)
+        found = load(previous)
         aside = path.with_name(f"damaged_{path.name}")
         path.replace(aside)
         log.warning("%s; going on from the checkpoint before it, the damaged one is now %s", error, aside.name)
     previous.replace(path)
+    return found
 
 
 def load(path: Path) -> dict[str, Any] | None:
