@@ -338,6 +338,7 @@ class _Job:
         loss = -self.sign * float(score)
         ended = self.jumps.found(self.position.step, loss)
         if ended is not None:  # nothing is saved here, in the middle of an update
+            self._log_online()  # so that the order of lines does not hang on when the last checkpoint was
             self._end(ended)
             self._begin(self.position.started)
             self.method.enter(self.position.started - 1)
