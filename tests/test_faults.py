@@ -13,7 +13,7 @@ from metarun.signals import Interrupted
 from metarun.tracking import RunFolder
 from metarun.trainer.trainer import _Job
 
-KEYS = ("trainer.checkpoint_every=0",)
+KEYS = ("trainer.checkpoint_every=0", "trainer.iterations=20", "trainer.validate_every=10", "trainer.log_every=5")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(whole, n
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, damage, tmp_path, monkeypatch, caplog):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        stop_at(25, patch)
+        stop_at(15, patch)
         with pytest.raises(Interrupted):
             run_in(path, *KEYS)
     last = RunFolder(path).last
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, damage, tmp_pat
         last.write_bytes(last.read_bytes()[: last.stat().st_size // 2] if damage == "cut" else b"\0" * 5000)
     found = run_in(path, *KEYS)
     assert "going on from the checkpoint before it" in caplog.text
-    assert found["train"]["resumed_at"] == [25]  # and not 26
+    assert found["train"]["resumed_at"] == [15]  # and not 16
     assert_as(whole, path, found)
 
 
@@ -105,7 +105,7 @@ def test_a_folder_that_vanishes_in_a_run_ends_it(tmp_path, monkeypatch):
     path = tmp_path / "run"
 
     def reseed(job, what, own=_Job._reseed):
-        if job.position.step == 15 and path.is_dir():
+        if job.position.step == 5 and path.is_dir():
             path.rename(tmp_path / "gone")
         own(job, what)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_scripts import SCRIPTS, script
 
-KINDS = ("dropout", "protonet", "ewc and replay", "online, guessed", "sweep")
+KINDS = ("dropout", "protonet", "ewc and replay", "sweep")
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,12 @@ def torture():
 
 
 def test_nothing_is_lost():
-    command = [sys.executable, str(SCRIPTS / "torture.py"), "--rounds", "6", "--seed", "3", "--only", *KINDS]
+    command = [sys.executable, str(SCRIPTS / "torture.py"), "--rounds", "5", "--seed", "3", "--only", *KINDS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(kind in done.stdout for kind in KINDS)
     kills, resumed = map(int, re.search(r"(\d+) kills, (\d+) runs continued from a checkpoint", done.stdout).groups())
-    assert kills >= 6
+    assert kills >= 5
     assert resumed >= 2
     assert "before " in done.stdout
 
