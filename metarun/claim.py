@@ -55,10 +55,10 @@ class Claim:
             Busy: another machine has taken this process for dead, and gone on with the run.
         """
         owner = _owner(self.path)
-        if owner is None:
-            raise ConfigError(f"{self.folder}: the run directory has vanished, and with it what the run had written")
-        if owner.get("token") != self.token:
+        if owner is not None and owner.get("token") != self.token:
             raise _busy(self.folder, owner)
+        if owner is None and not self.folder.is_dir():
+            raise ConfigError(f"{self.folder}: the run directory has vanished, and with it what the run had written")
 
     def take(self, *, locked: bool) -> None:
         """Become the owner; ``locked``: the machine's own lock says that no other process here is.
@@ -103,9 +103,10 @@ class Claim:
         while not self._over.wait(BEAT):
             beats += 1
             with suppress(OSError):  # a file system that is away for a while; `check` says so where something is to be written
-                if (_owner(self.path) or {}).get("token") != self.token:
+                owner = _owner(self.path)
+                if owner is not None and owner.get("token") != self.token:
                     return
-                self._write(beats, new=False)
+                self._write(beats, new=owner is None)
 
     def _write(self, beats: int, *, new: bool) -> None:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "token": self.token, "beats": beats}
@@ -116,6 +117,13 @@ class Claim:
                 os.link(beside, self.path)
             else:
                 beside.replace(self.path)
+        except FileExistsError:
+            raise
+        except OSError:
+            if not new:
+                raise
+            with self.path.open("x") as file:  # no links here
+                file.write(beside.read_text())
         finally:
             beside.unlink(missing_ok=True)
 

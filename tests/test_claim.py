@@ -14,7 +14,7 @@ from metarun.config import ConfigError
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    for name, seconds in {"BEAT": 0.02, "PATIENCE": 0.15, "SETTLING": 0.05}.items():
+    for name, seconds in {"BEAT": 0.02, "PATIENCE": 5.0, "SETTLING": 0.05}.items():
         monkeypatch.setattr(claim, name, seconds)
 
 
@@ -47,7 +47,8 @@ def test_who_is_alive_elsewhere_is_seen_by_the_signs_of_life(tmp_path, monkeypat
             claimed(tmp_path).__enter__()
 
 
-def test_who_died_elsewhere_is_followed(tmp_path):
+def test_who_died_elsewhere_is_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "PATIENCE", 0.15)
     elsewhere(tmp_path)
     with claimed(tmp_path) as mine:
         assert owner(tmp_path)["token"] == mine.token
@@ -75,6 +76,17 @@ def test_a_folder_that_vanished_is_said(tmp_path):
         folder.rename(tmp_path / "elsewhere")
         with pytest.raises(ConfigError, match="run: the run directory has vanished"):
             mine.check()
+
+
+def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
+    def without(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", without)
+    with claimed(tmp_path) as mine:
+        mine.check()
+        assert owner(tmp_path)["token"] == mine.token
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
