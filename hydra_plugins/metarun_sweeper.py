@@ -29,6 +29,7 @@ class MetarunSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from metarun.config import ConfigError
+        from metarun.files import replacing
         from metarun.ranks import launched
         from metarun.sweep import check, summary
 
@@ -38,8 +39,8 @@ class MetarunSweeper(BasicSweeper):
         grids = [parser.parse_overrides([*as_overrides(grid), *arguments]) for grid in self.grids]
         setup_globals()
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        with replacing(folder / "multirun.yaml") as file:
+            file.write(OmegaConf.to_yaml(self.config).encode())
         if "search" in self.config:
             from metarun.search.search import search
 

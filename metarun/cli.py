@@ -1,6 +1,7 @@
 """The command line: compose a configuration, say one clear line on a mistake, hand it to `metarun.run`. Imports no torch."""
 
 import argparse
+import errno
 import hashlib
 import json
 import logging
@@ -27,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
+from metarun.config import CONFIGS, LATER, NO_EFFECT, ConfigError, nearest
 from metarun.ranks import ALONE, Ranks, launched
 from metarun.signals import stop_if_asked
 
@@ -43,6 +44,9 @@ GROUPS = {
     "+search": "search for values of keys on validation, with -m",
 }
 CHOICES = ("algo", "data", "cl", "model")
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What is the disk's fault, though nobody says which file's."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ def main() -> NoReturn:
     if "--version" in arguments:
         print(f"metarun {version('metarun')}")
         sys.exit(0)
+    logging.raiseExceptions = False  # a disk that is full is said once, and not by each line of the log
     place = launched()
     if place is not None and not place.first:  # one process alone writes and speaks
         sys.argv += ["hydra.output_subdir=null", "hydra.job_logging.root=null"]
@@ -110,8 +115,8 @@ def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | Non
         return str(error), 1
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
         return explain(error, arguments), 2
-    if isinstance(error, OSError) and error.filename:  # a folder that is not there, a disk that is full
-        return f"{error.filename}: {error.strerror}", 2
+    if isinstance(error, OSError) and (error.filename or error.errno in DISK):  # a folder that is not there, a disk that is full
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part), 2
     return None
 
 
@@ -199,11 +204,12 @@ failed: list[Exception] = []
 
 def write_failure(message: str) -> None:
     """Leave word of it in the run directory, for whoever watches the sweep."""
+    from metarun.files import SCHEMA
     from metarun.tracking import FINAL, RunFolder
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     if (folder.results() or {}).get("status") not in FINAL:
-        folder.write_results({"schema": 1, "status": "failed", "stopped": message})
+        folder.write_results({"schema": SCHEMA, "status": "failed", "stopped": message})
 
 
 def run_or_show(config: DictConfig) -> None:
@@ -223,8 +229,7 @@ def run_or_show(config: DictConfig) -> None:
         if not made:
             from metarun.run import run
 
-            with folder.claimed() if ranks.first else nullcontext():
-                found = run(config, choices, folder.path, ranks)
+            found = run(config, choices, folder.path, ranks)
         if not ranks.first:
             return
     if made:
@@ -264,6 +269,10 @@ def run_name(*, _root_: DictConfig) -> str:
     for node, keys in NO_EFFECT.items():
         for key in keys:
             (plain.get(node, {}) if node else plain).pop(key, None)
+    for node, values in LATER.items():
+        for key, value in values.items():
+            if (plain.get(node) or {}).get(key) == value:
+                del plain[node][key]
     if choices.get("budget") == "full":  # which changes nothing
         plain.pop("budget")
     digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()

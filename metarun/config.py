@@ -19,6 +19,10 @@ NO_EFFECT = {
 """Keys that do not change what a run computes, or (the seed) stand in its folder's name themselves."""
 
 
+LATER = {"trainer": {"nonfinite": "stop", "deterministic": False}}
+"""Keys that came after the first version, with the values that are as before: runs keep their folders' names."""
+
+
 class ConfigError(ValueError):
     """A mistake of the user's in a configuration or in data: one line that says what, where and what would be right."""
 

@@ -1,8 +1,8 @@
 """One run, from a composed configuration to a run directory."""
 
 import logging
-import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from metarun.cl.several import Several
 from metarun.config import ConfigError
 from metarun.data.source import Data, Stage
 from metarun.episodes import TaskSpec
+from metarun.files import SCHEMA, replacing
 from metarun.model.network import Network, as_network
 from metarun.ranks import ALONE, Ranks
 from metarun.report import figures, vectors
@@ -34,7 +35,7 @@ from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
-from metarun.trainer.machine import choose_device, keep_freed_memory, set_threads
+from metarun.trainer.machine import choose_device, keep_freed_memory, make_deterministic, set_threads
 from metarun.trainer.trainer import Diverged, Outcome, Pruned, Trainer, metric_name
 
 log = logging.getLogger(__name__)
@@ -70,12 +71,19 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path, ranks: Ranks
         ranks: the processes that make the run together. The first of them alone writes, and is given all results.
 
     Raises:
+        Busy: another process is at work on it.
         ConfigError: a mistake in the configuration or in the data.
         Diverged: the training loss is not finite.
         Interrupted: a signal asked to stop.
         Pruned: a search asked to stop.
     """
     folder = RunFolder(path)
+    with folder.claimed() if ranks.first else nullcontext():
+        return train_and_test(config, choices, folder, ranks)
+
+
+def train_and_test(config: DictConfig, choices: Mapping[str, str], folder: RunFolder, ranks: Ranks) -> dict[str, Any]:
+    """What `run` does in a run directory that is its own."""
     source = tracking.source_digest(config)
     if ranks.first:
         check_checkpoint(folder, source, any_code=config.any_code)
@@ -118,6 +126,7 @@ def build_parts(config: DictConfig, ranks: Ranks = ALONE) -> Parts:
     if type(seed) is not int:
         raise ConfigError(f"seed={seed}: expected int")
     trainer: Trainer = build(config.trainer, seed, key="trainer")
+    make_deterministic(trainer.deterministic)
     device = choose_device(trainer.device, ranks)
     method = build_method(config.cl)
     data = build_data(config, method)
@@ -184,12 +193,15 @@ def make_network(node: DictConfig, spec: TaskSpec, outputs: int | None, input_sh
 
 
 def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
-    """Refuse to continue what other code began, unless ``any_code``.
+    """Refuse to continue what other code began, unless ``any_code``. A damaged checkpoint is replaced by the one before it.
 
     Raises:
-        ConfigError: the checkpoint's source digest is another one.
+        ConfigError: the checkpoint's source digest is another one; or both checkpoints are damaged.
     """
-    found = checkpoint.load(folder.last)
+    try:
+        found = checkpoint.repair(folder.last, folder.previous)
+    except checkpoint.Damaged as error:
+        raise ConfigError(f"{error}; restart=true starts over") from None
     if found is not None and found.get("source") != source and not any_code:
         raise ConfigError(
             f"{folder.path}: this unfinished run was begun by other code than metarun's present one;"
@@ -234,7 +246,7 @@ def describe_results(
     """The part of results.json that is known before training."""
     algorithm, data = parts.algorithm, parts.data
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         **choices,
         "seed": config.seed,
         "status": "finished",
@@ -324,6 +336,8 @@ def measured(
             "seconds": round(position.seconds, 3),
             "tasks_per_second": round(position.step * parts.trainer.tasks / max(position.seconds, 1e-9), 1),
             "best_iteration": best,
+            "n_nonfinite": position.nonfinite[0],
+            "n_nonfinite_tasks": position.nonfinite[1],
             "resumed_at": position.resumed_at,
         },
     }
@@ -372,10 +386,8 @@ def save_scores(folder: RunFolder, stages: list[str], test: list[NDArray[np.floa
     scores = np.full((len(stages), len(test[0]), max(of.shape[1] for of in test)), np.nan)
     for place, of in zip(scores, test, strict=True):
         place[:, : of.shape[1]] = of
-    beside = folder.path / ".test.npz.writing"
-    with beside.open("wb") as file:
+    with replacing(folder.path / "test.npz") as file:
         np.savez_compressed(file, scores=scores, stages=np.array(stages), **more)
-    os.replace(beside, folder.path / "test.npz")
 
 
 def write_events(

@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metarun.claim import held
 from metarun.report.summary import figure
 from metarun.signals import stopping
-from metarun.tracking import FINAL, Busy, RunFolder
+from metarun.tracking import FINAL, RunFolder
 
 EVERY = 0.5
 """Seconds between looks at the run directories."""
@@ -73,11 +74,7 @@ class Job:
         """What ended it, in one line."""
         stopped = (self.folder.results() or {}).get("stopped")
         if stopped is None:
-            try:
-                with self.folder.claimed():
-                    stopped = "it ended without a word"
-            except Busy:
-                stopped = "another process is at work on this run"
+            stopped = "another process is at work on this run" if held(self.folder.path) else "it ended without a word"
         return " ".join(str(stopped).split())
 
     def score(self) -> str:

@@ -13,19 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from metarun.config import ConfigError
+from metarun.claim import LOCK, OWNER, Claim, claimed
+from metarun.files import WRITING, json_lines, read_results, replacing
 
 PACKAGE = Path(__file__).resolve().parent
 SUPERSEDED = "superseded"
-LOCK = ".lock"
 FINAL = ("finished", "diverged")
 """What a run may have come to that a further try would only repeat."""
-
-
-class Busy(ConfigError):
-    """Another process is at work on the run."""
 
 
 class RunFolder:
@@ -40,47 +34,49 @@ class RunFolder:
         self.results_path = self.path / "results.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.last = self.path / "checkpoints" / "last.pt"
+        self.previous = self.path / "checkpoints" / "previous.pt"
+        """The checkpoint before the last, for when that is damaged."""
         self.best = self.path / "checkpoints" / "best.pt"
         self.figures = self.path / "figures"
         self.stop = self.path / "stop"
         """Where there is such a file, the run stops after its next validation."""
+        self.claim: Claim | None = None
 
     def results(self) -> dict[str, Any] | None:
-        """The results written so far, or None where there are none or they cannot be read."""
-        try:
-            found = json.loads(self.results_path.read_text())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+        """The results written so far, or None where there are none or they are damaged.
+
+        Raises:
+            ConfigError: they are of another version.
+        """
+        return read_results(self.results_path)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json whole; numbers that are not finite become null."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        beside = self.results_path.with_name(".results.json.writing")
-        beside.write_text(json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
-        beside.replace(self.results_path)
+        with replacing(self.results_path) as file:
+            file.write(json.dumps(_finite(results), indent=2, allow_nan=False).encode() + b"\n")
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """For the length of the block no other process may work on this run. A killed process holds nothing.
+        """For the length of the block no other process may work on this run (`metarun.claim.claimed`).
 
-        Raises:
-            Busy: another one does.
+        What a killed process left half written is swept away.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise Busy(f"{self.path}: another process is at work on this run") from None
-        try:
-            yield
-        finally:
-            lock.release()
+        with claimed(self.path) as self.claim:
+            for left in (*self.path.glob(f".*{WRITING}"), *self.path.glob(f"*/.*{WRITING}")):
+                left.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                self.claim = None
+
+    def check_claim(self) -> None:
+        """Before something is written: that this process may still write it (`metarun.claim.Claim.check`)."""
+        if self.claim is not None:
+            self.claim.check()
 
     def supersede(self) -> None:
         """Start over: what this run left goes to `superseded/N/`, but for what Hydra has just written."""
-        kept = {SUPERSEDED, LOCK, ".hydra", "metarun.log"}
+        kept = {SUPERSEDED, LOCK, OWNER, ".hydra", "metarun.log"}
         old = [p for p in self.path.iterdir() if p.name not in kept] if self.path.is_dir() else []
         if not old:
             return
@@ -96,17 +92,20 @@ class Log:
 
     Args:
         folder: of the run.
-        step: continue after this step: lines of later steps, written before a kill, are cut off.
+        step: continue after this step: what was logged of later ones, before a kill, is cut off.
+        lines: how many lines of `metrics.jsonl` stay, those that a checkpoint knows of; None: all up to ``step``.
         tensorboard: write TensorBoard's events.
     """
 
-    def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool) -> None:
+    def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool, lines: int | None = None) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
+        kept: list[dict[str, Any]] = []
         if folder.metrics_path.is_file():
-            kept = [line for line in folder.metrics_path.read_text().splitlines() if _step_of(line) <= step]
-            beside = folder.metrics_path.with_name(".metrics.jsonl.writing")
-            beside.write_text("".join(f"{line}\n" for line in kept))
-            beside.replace(folder.metrics_path)
+            kept = [line for line in json_lines(folder.metrics_path) if _step_of(line) <= step][:lines]
+            with replacing(folder.metrics_path) as file:
+                file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
+        self.lines = len(kept)
+        """Of `metrics.jsonl`."""
         self._file = folder.metrics_path.open("a")
         self._writer: Any = None
         if tensorboard:
@@ -118,6 +117,7 @@ class Log:
         """One line of `metrics.jsonl` with ``values`` and ``labels``, and the values as TensorBoard scalars."""
         self._file.write(json.dumps(_finite({"step": step, **labels, **values}), allow_nan=False) + "\n")
         self._file.flush()
+        self.lines += 1
         if self._writer is not None:
             for tag, value in values.items():
                 self._writer.add_scalar(tag, value, step)
@@ -150,6 +150,11 @@ class Log:
             self._writer._get_file_writer().add_summary(summary)
         for tag, value in metrics.items():
             self._writer.add_scalar(tag, value)
+
+    def sync(self) -> int:
+        """See to it that the lines so far outlast a power cut → how many they are."""
+        os.fsync(self._file.fileno())
+        return self.lines
 
     def close(self) -> None:
         """Write out what is buffered."""
@@ -233,8 +238,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
-        return math.inf
+def _step_of(line: Mapping[str, Any]) -> float:
+    step = line.get("step")
+    return step if isinstance(step, int) else math.inf

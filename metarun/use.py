@@ -259,11 +259,12 @@ def restored(
     torch.manual_seed(derive(config.seed, "initialisation"))
     network = partial(make_network, config.model, spec)
     algorithm: Algorithm = build(config.algo, spec, network, key="algo")
-    best, last = checkpoint.load(folder.best), checkpoint.load(folder.last)
+    last = checkpoint.load(folder.last)
     if last is None:
         raise ConfigError(f"{folder.last}: the run's weights are not there")
-    ready(algorithm.to(device), last["position"]["started"])
-    states = best["states"] if best and last["position"]["started"] == 1 and config.trainer.keep_best else [last["algorithm"]]
+    begun = last["position"]["started"]
+    ready(algorithm.to(device), begun)
+    states = [last["algorithm"]] if begun > 1 or not last["best"] else last["best"]
     try:
         algorithm.load_state_dict(states[0])
     except RuntimeError as error:

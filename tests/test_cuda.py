@@ -4,8 +4,11 @@ import json
 
 import pytest
 import torch
+from runs import assert_same, run_in, weights
 from shared_out import CASES, made, method
+from small import LINE, mlp
 
+from metarun.algo.maml import MAML
 from metarun.config import CONFIGS
 from metarun.data.images import Classes, ImageTasks
 from metarun.data.sine import Sine
@@ -13,6 +16,7 @@ from metarun.data.source import TaskShape
 from metarun.ranks import ALONE
 from metarun.rng import bits
 from metarun.tracking import RunFolder
+from metarun.trainer.guard import Guard
 from metarun.trainer.trainer import Trainer, _Job
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -27,6 +31,33 @@ def test_tasks_are_the_same_on_both_devices():
     assert torch.equal(on["cuda"].query.x.cpu(), on["cpu"].query.x)
     waves = {d: Sine(0).stages(torch.device(d))[0].test.sample(ids) for d in ("cpu", "cuda")}
     assert torch.equal(waves["cuda"].support.x.cpu(), waves["cpu"].support.x)
+
+
+def test_an_update_is_taken_back_without_waiting():
+    torch.manual_seed(0)
+    algorithm = MAML(LINE, mlp, 0.01).cuda()
+    optimizer = torch.optim.Adam(algorithm.parameters(), fused=True)
+    guard = Guard(algorithm, optimizer)
+    for w in algorithm.parameters():
+        w.grad = torch.full_like(w, torch.nan)
+    before = [w.clone() for w in algorithm.parameters()]
+    loss, bad = torch.tensor([torch.inf, 1.0], device="cuda").unbind()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        guard.begin()
+        guard.judge(loss, bad)
+        optimizer.step()
+        guard.end()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert guard.counts.tolist() == [1, 1]
+    assert all(torch.equal(w, b) for w, b in zip(algorithm.parameters(), before, strict=True))
+
+
+def test_deterministic_runs_end_with_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        run_in(tmp_path / name, "trainer.deterministic=true", "trainer.device=cuda", "trainer.iterations=30")
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))

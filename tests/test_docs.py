@@ -52,6 +52,12 @@ def test_the_commands_compose(page):
                 compose("config", first_values(said), return_hydra_config=True)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tests_and_scripts_that_are_named_are_there(page):
+    for name in re.findall(r"`((?:tests|scripts)/[\w/]+\.py)", page.read_text()):
+        assert (DOCS.parent / name).is_file(), name
+
+
 def blocks(page: str) -> dict[str, str]:
     """The code of a page's fenced blocks by the file name behind the fence."""
     return dict(re.findall(r"```\w+ (\S+)\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))

@@ -33,52 +33,6 @@ def kill_when(process, path, step, number=signal.SIGKILL):
     raise AssertionError(f"the run never came to update {step}\n{process.communicate()}")
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        ("trainer.iterations=1500", "trainer.validate_every=200"),
-        ("trainer.iterations=800", "data.stages=2", "trainer.validate_every=200"),
-        (
-            "trainer.iterations=1500",
-            "trainer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 400}",
-            "trainer.clip=1.0",
-            "trainer.keep_best=3",
-            "trainer.validate_every=100",
-            "model={_target_: tests_dropout.Net}",
-        ),
-    ],
-    ids=["plain", "second stage", "scheduler, clipping, ensemble, dropout"],
-)
-def test_killed_twice_and_resumed_to_the_same_bytes(metarun, keys):
-    (metarun.folder / "tests_dropout.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Sequential):\n"
-        "    def __init__(self, input_shape, outputs, widths: object = None, init: object = None, std: object = None) -> None:\n"
-        "        super().__init__(nn.Linear(1, 20), nn.ReLU(), nn.Dropout(0.1), nn.Linear(20, 1))\n"
-    )
-    metarun(*RUN, *keys)
-    whole, whole_weights = results(metarun.folder), weights(metarun.folder)
-    (metarun.folder / "run").rename(metarun.folder / "whole")
-    for step in (300, 1000):
-        process = metarun.start(*RUN, *keys)
-        kill_when(process, metarun.folder / "run/metrics.jsonl", step)
-    assert "Continuing at update" in metarun(*RUN, *keys).stdout
-    resumed = results(metarun.folder)
-    assert len(resumed["train"]["resumed_at"]) == 2
-    assert 0 < resumed["train"]["resumed_at"][0] < resumed["train"]["resumed_at"][1]
-    assert resumed["test"] == whole["test"]
-    assert resumed["continual"] == whole["continual"]
-    assert resumed["train"]["best_iteration"] == whole["train"]["best_iteration"]
-    for name, value in whole_weights.items():
-        assert torch.equal(weights(metarun.folder)[name], value), name
-
-    def metrics(name):
-        lines = [json.loads(line) for line in (metarun.folder / name / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-
-    assert metrics("run") == metrics("whole")
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(metarun, number, status):
     keys = (*RUN[:-1], "trainer.iterations=100000")  # the checkpoint is the signal's: none is due before
@@ -144,15 +98,6 @@ def test_divergence_keeps_the_last_good_checkpoint(metarun):
     again = metarun(*keys, status=1)
     assert "Already diverged" in again.stdout
     assert "restart=true" in again.stderr
-
-
-def test_a_damaged_checkpoint_is_named(metarun):
-    path = metarun.folder / "run/checkpoints/last.pt"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"nothing of the kind")
-    done = metarun(*RUN, status=2)
-    assert done.stderr.count("\n") == 1
-    assert "last.pt: not a readable checkpoint" in done.stderr
 
 
 def test_a_checkpoint_of_other_code_is_not_continued_silently(metarun):

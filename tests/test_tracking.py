@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from metarun.tracking import Busy, Log, RunFolder, flat, source_digest
+from metarun.claim import Busy
+from metarun.tracking import Log, RunFolder, flat, source_digest
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):

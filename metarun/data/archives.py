@@ -20,6 +20,7 @@ import pooch
 from numpy.typing import NDArray
 
 from metarun.config import ConfigError
+from metarun.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -76,18 +77,12 @@ def cached(name: str, keys: set[str], make: Callable[[], dict[str, NDArray[np.ge
     if arrays is not None and set(arrays) == keys:
         return arrays
     arrays = make()
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    content: dict[str, Any] = {"checksum": _checksum(arrays), **arrays}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            content: dict[str, Any] = {"checksum": _checksum(arrays), **arrays}
+        with replacing(path) as file:
             np.savez(file, **content)
-        beside.replace(path)
     except OSError as error:
         log.warning("Could not keep %s (%s): it will be decoded again", path, error.strerror or error)
-    finally:
-        with suppress(OSError):
-            beside.unlink()
     return arrays
 
 
@@ -101,14 +96,13 @@ def mapped(
     """
     folder = cache_folder()
     path, names = folder / f"{name}.npy", folder / f"{name}.json"
-    unique = uuid.uuid4().hex
     try:
         found = np.load(path, mmap_mode="c")
         if found.shape == shape and found.dtype == np.uint8:
             return found, json.loads(names.read_text())
     except (OSError, ValueError, EOFError):
         pass
-    beside = folder / f".{name}.{unique}.npy"
+    beside = folder / f".{name}.{uuid.uuid4().hex}.npy"
     parts = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +116,8 @@ def mapped(
         array.flush()
         del array
         beside.replace(path)
-        listing = folder / f".{name}.{unique}.json"
-        listing.write_text(json.dumps(parts))
-        listing.replace(names)
+        with replacing(names) as file:
+            file.write(json.dumps(parts).encode())
     except OSError as error:
         raise ConfigError(f"METARUN_CACHE: cannot write {path} ({error.strerror or error})") from None
     finally:

@@ -69,8 +69,8 @@ class Norm:
 def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``x`` (T, m, C) normalised over m, times ``weight`` and plus ``bias``, (C,) or (T, C); and the mean and unbiased variance.
 
-    The two are (T, C), without a graph. For the CPU: torch's kernel over T·C channels takes about three times as long there (measured,
-    torch 2.13), and its second derivative is a chain of elementwise operations, each a pass over memory.
+    The two are (T, C), without a graph. For the CPU: torch's kernel over T·C channels takes about three times as long there
+    (measured, torch 2.13), and its second derivative is a chain of elementwise operations, each a pass over memory.
     """
     tasks, _, channels = x.shape
     scale = x.new_ones(()) if weight is None else weight

@@ -1,6 +1,5 @@
 """Figures from plain numbers. Imports no torch; matplotlib only when a figure is drawn, and never a window."""
 
-import json
 import logging
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from metarun.files import json_lines, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def fits(examples: Sequence[Fit]) -> "Figure":
 
 def learning_curve(metrics: Path, metric: str) -> "Figure":
     """Training loss and validation score by outer update, from a run's metrics.jsonl."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = json_lines(metrics)
     figure, (left, right) = _figure(2, 1, width=4.5)
     loss = [(line["step"], line["train/loss"]) for line in lines if line.get("train/loss") is not None]
     if loss:
@@ -271,15 +272,13 @@ def tasks(panels: Mapping[str, Any], title: str) -> "Figure":
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a PNG beside ``path``, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
+    """Write a PNG to ``path``."""
     layout = figure.get_layout_engine()
     if layout is not None:  # once: saving would lay out twice, and that is most of the time
         layout.execute(figure)
         figure.set_layout_engine("none")
-    figure.savefig(beside, format="png", dpi=120)
-    beside.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def close(figure: "Figure") -> None:

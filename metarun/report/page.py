@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metarun.files import replacing
 from metarun.report import figures
 from metarun.report.runs import Run
 from metarun.report.statistics import Paired, paired, t_quantile
@@ -112,10 +112,8 @@ def page(runs: Sequence[Run]) -> str:
 
 def save(runs: Sequence[Run], path: Path) -> Path:
     """Write the page to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
-    beside.write_text(page(runs))
-    os.replace(beside, path)
+    with replacing(path) as file:
+        file.write(page(runs).encode())
     return path
 
 

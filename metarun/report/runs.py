@@ -1,18 +1,22 @@
 """Run directories as reports read them. Imports no torch."""
 
-import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from metarun.config import NO_EFFECT, ConfigError
+from metarun.files import json_lines, read_results
+
+log = logging.getLogger(__name__)
 
 Numbers = NDArray[np.float64]
 
@@ -76,22 +80,21 @@ class Run:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that are whole."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except OSError:
-            return []
-        return [found for line in lines if (found := _parsed(line)) is not None]
+        return json_lines(self.path / "metrics.jsonl")
 
     @cached_property
     def task_scores(self) -> Numbers | None:
-        """Scores of the test tasks at the last look, (stages, tasks), stages by name; None where there is no test.npz.
+        """Scores of the test tasks at the last look, (stages, tasks), stages by name; None where there is no whole test.npz.
 
         Where a stage has fewer tasks than another, NaN fills its row.
         """
         try:
-            with np.load(self.path / "test.npz") as file:
+            with (self.path / "test.npz").open("rb") as opened, np.load(opened) as file:
                 scores: Numbers = file["scores"][np.argsort(file["stages"]), -1]
-        except OSError:
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            log.warning("%s: not readable (%s): left out", self.path / "test.npz", error)
             return None
         return scores
 
@@ -125,17 +128,6 @@ def _read(folder: Path) -> Run:
         overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) or []
     except (OSError, yaml.YAMLError):
         overrides = []
-    try:
-        results = _parsed((folder / "results.json").read_text()) or {}
-    except OSError:
-        results = {}
+    results = read_results(folder / "results.json") or {}
     pairs = (str(override).partition("=") for override in overrides)
     return Run(folder, results, {key.lstrip("+"): value for key, _, value in pairs})
-
-
-def _parsed(text: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None

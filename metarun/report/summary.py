@@ -15,22 +15,25 @@ def describe(results: Mapping[str, Any]) -> str:
     groups = [(f"{test[metric]['n_tasks']:,} test {unit}", test)]
     if "first_tasks" in test:
         groups.append((f"first {test['first_tasks'][metric]['n_tasks']:,}", test["first_tasks"]))
-    name = "accuracy, %" if metric == "accuracy" else "mean squared error"
-    lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over {unit}"]
+    name, also = ("accuracy, %", "") if metric == "accuracy" else ("mean squared error", " (median)")
+    lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over {unit}{also}"]
     if "by_step" in test:
         last = test["by_step"][-1]["step"]
         if len(groups) > 1:
-            lines.append(" " * 12 + "".join(f"{title:<22}" for title, _ in groups))
+            lines.append(" " * 12 + "".join(f"{title:<26}" for title, _ in groups))
         for rows in zip(*(group["by_step"] for _, group in groups), strict=True):
             step = rows[0]["step"]
             if step in STEPS_SHOWN or step > max(STEPS_SHOWN) or step == last:
-                cells = "".join(f"{_cell(row, metric):<22}" for row in rows)
+                cells = "".join(f"{_cell(row, metric, median=True):<26}" for row in rows)
                 lines.append(f"{step:<12}{cells}".rstrip())
     else:
-        lines += [f"{_cell(group[metric], metric):<22}{title}" for title, group in groups]
+        lines += [f"{_cell(group[metric], metric, median=True):<26}{title}" for title, group in groups]
     bad = test[metric]["n_nonfinite"]
     if bad:
         lines.append(f"{bad:,} of {test[metric]['n_tasks']:,} tasks are not finite; median {test[metric]['median']}")
+    skipped = results["train"].get("n_nonfinite")
+    if skipped:
+        lines.append(f"{skipped:,} of {results['train']['iterations']:,} updates were not finite, and taken back")
     if results.get("continual"):
         found = results["continual"]
         figures = [
@@ -68,9 +71,11 @@ def figure(results: Mapping[str, Any]) -> str:
     return f"{metric} {_cell(results['test'][metric], metric)}{' %' if metric == 'accuracy' else ''}"
 
 
-def _cell(row: Mapping[str, Any], metric: str) -> str:
-    if row["mean"] is None:
-        return "not finite"
+def _cell(row: Mapping[str, Any], metric: str, *, median: bool = False) -> str:
+    """Mean and interval; with ``median`` that of an error, too: a few bad tasks can make a mean, and hardly move a median."""
     scale, digits = (100, 2) if metric == "accuracy" else (1, 3)
+    middle = f" ({row['median'] * scale:.{digits}f})" if median and metric == "mse" and row.get("median") is not None else ""
+    if row["mean"] is None:
+        return f"not finite{middle}"
     interval = f" ± {row['ci95'] * scale:.{digits}f}" if row["ci95"] is not None else ""
-    return f"{row['mean'] * scale:.{digits}f}{interval}"
+    return f"{row['mean'] * scale:.{digits}f}{interval}{middle}"

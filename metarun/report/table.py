@@ -6,7 +6,6 @@ papers' rows, `+paper=` one of them, whichever table that was for.
 
 import csv
 import io
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import yaml
 
 from metarun.config import CONFIGS, ConfigError, nearest
+from metarun.files import replacing
 from metarun.report import figures
 from metarun.report.published import Published, published
 from metarun.report.runs import Run
@@ -140,13 +140,11 @@ class Table:
 
     def save(self, folder: Path) -> list[Path]:
         """Write it to ``folder`` as Markdown, LaTeX, CSV and a picture → the files."""
-        folder.mkdir(parents=True, exist_ok=True)
         written = []
         for ending, content in {"md": self.markdown() + "\n", "tex": self.latex(), "csv": self.csv()}.items():
             path = folder / f"{self.name}.{ending}"
-            beside = path.with_name(f".{path.name}.writing")
-            beside.write_text(content)
-            os.replace(beside, path)
+            with replacing(path) as file:
+                file.write(content.encode())
             written.append(path)
         picture = self.picture()
         if picture is not None:

@@ -15,6 +15,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
+from metarun.files import json_lines, replacing
 from metarun.report.statistics import over_seeds
 from metarun.search.space import Dimension
 from metarun.sweep import Job
@@ -153,9 +154,8 @@ class Study:
             "validation_error": best.value,
             "test": {metric: {"mean": interval[0], "ci95": interval[1], "by_seed": values}},
         }
-        beside = self.folder / ".search.json.writing"
-        beside.write_text(json.dumps(report, indent=2) + "\n")
-        beside.replace(self.folder / "search.json")
+        with replacing(self.folder / "search.json") as file:
+            file.write(json.dumps(report, indent=2).encode() + b"\n")
         self.draw()
         spread = f" ± {interval[1]:.4g}" if interval[1] is not None else ""
         return (
@@ -210,10 +210,9 @@ class Study:
                 warnings.simplefilter("ignore")  # that a plot is experimental, or that a value is missing
                 plot(self._study)
             path = self.folder / f"{name}.png"
-            beside = self.folder / f".{name}.png.writing"
-            pyplot.gcf().savefig(beside, format="png", dpi=120, bbox_inches="tight")
+            with replacing(path) as file:
+                pyplot.gcf().savefig(file, format="png", dpi=120, bbox_inches="tight")
             pyplot.close("all")
-            beside.replace(path)
             written.append(path)
         return written
 
@@ -230,11 +229,7 @@ def error_of(validation: Mapping[str, Any] | None) -> float | None:
 def curve(metrics: Path) -> dict[int, float]:
     """The validation error by outer update, from a run's metrics.jsonl as far as it is written."""
     found = {}
-    for line in metrics.read_text().splitlines() if metrics.is_file() else ():
-        try:
-            values = json.loads(line)
-        except ValueError:  # a line that is just being written
-            continue
+    for values in json_lines(metrics):
         for key, sign in (("val/accuracy", -1), ("val/mse", 1)):
             if values.get(key) is not None:
                 found[int(values["step"])] = values[key] if sign > 0 else 1 - values[key]

@@ -58,6 +58,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def make_deterministic(on: bool) -> None:
+    """Let only operations run that give the same bytes from run to run; or, what is usual, any.
+
+    cuBLAS wants its workspace said before its first use.
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on)
+    torch.backends.cudnn.deterministic = on
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks instead of handing them back to the system after every operation.
 

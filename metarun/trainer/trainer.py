@@ -28,6 +28,7 @@ from metarun.signals import Interrupted, Signals
 from metarun.tracking import Log, NoLog, RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary, testing
+from metarun.trainer.guard import Guard
 from metarun.trainer.online import Jumps, stages_of_rounds
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Position:
     """Of a stream without boundaries: each round's score before its labels were seen."""
     best: list[tuple[float, int]] = field(default_factory=list)
     """Validation score (higher is better) and step of the best weights, best first."""
+    nonfinite: list[int] = field(default_factory=lambda: [0, 0])
+    """Updates taken back because they were not finite, and tasks whose losses were not."""
     seconds: float = 0.0
     """Time spent in updates."""
     resumed_at: list[int] = field(default_factory=list)
@@ -111,6 +114,9 @@ class Trainer:
         log_every: updates between logged losses, and between looks at whether they are finite.
         device: auto, cpu, cuda, cuda:1, mps.
         threads: of the CPU; null: chosen by the size of the work.
+        nonfinite: a loss or a gradient that is not finite: "stop" ends the run as diverged, the last good checkpoint kept; "skip"
+            takes the update back, and ends the run if none in `log_every` updates was finite.
+        deterministic: the same bytes from run to run on one machine, at the cost of some speed; refuses operations that cannot.
         precision: "float32"; "tf32", a GPU's matrix products in TensorFloat-32, as torch's convolutions are anyway; or "bfloat16"
             by autocast.
         reset_optimizer: start each stage with the optimizer as it was made, its moments forgotten.
@@ -140,6 +146,8 @@ class Trainer:
         log_every: int = 100,
         device: str = "auto",
         threads: int | None = None,
+        nonfinite: Literal["stop", "skip"] = "stop",
+        deterministic: bool = False,
         precision: Literal["float32", "tf32", "bfloat16"] = "float32",
         reset_optimizer: bool = False,
         order: Order = "given",
@@ -168,6 +176,7 @@ class Trainer:
         self.paper_tasks, self.keep_best = paper_tasks, keep_best
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.device, self.threads, self.precision = device, threads, precision
+        self.nonfinite, self.deterministic = nonfinite, deterministic
         self.reset_optimizer = reset_optimizer
         self.order, self.switch, self.detect = order, switch, detect
         self.tensorboard, self.figures = tensorboard, figures
@@ -256,6 +265,8 @@ class _Job:
         self.best_states: list[dict[str, Tensor]] = []
         self.online: list[Tensor] = []
         """Scores of the rounds since they were last logged."""
+        self.guard = Guard(algorithm, self.optimizer) if trainer.nonfinite == "skip" else None
+        self.observes = type(method).after_update is not ContinualMethod.after_update
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
         self.mark = time.perf_counter()
@@ -264,8 +275,10 @@ class _Job:
         self.tasks: TaskSource = stages[0].train
         """Where those of the stage in training come from."""
         self.steps_on_disk: list[int] = []
+        self.lines: int | None = 0
+        """Of metrics.jsonl that the checkpoint knows of."""
         self._restore()
-        self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard) if ranks.first else NoLog()
+        self.log = Log(folder, self.position.step, tensorboard=trainer.tensorboard, lines=self.lines) if ranks.first else NoLog()
         self.saved_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -344,6 +357,7 @@ class _Job:
             self._save()
         self.method.enter(self.position.started - 1)
         self._train("stream", 0, self.total)
+        self._save()
         return self._test()
 
     def _score_online(self, episodes: Episodes) -> None:
@@ -359,6 +373,7 @@ class _Job:
         loss = -self.sign * float(score)
         ended = self.jumps.found(self.position.step, loss)
         if ended is not None:  # nothing is saved here, in the middle of an update
+            self._log_online()  # so that the order of lines does not hang on when the last checkpoint was
             self._end(ended)
             self._begin(self.position.started)
             self.method.enter(self.position.started - 1)
@@ -441,26 +456,37 @@ class _Job:
         for group in self.optimizer.param_groups:  # by hand, as zero_grad() costs as much as a small network's layer
             for w in group["params"]:
                 w.grad = None
+        if self.guard:
+            self.guard.begin()
         with self._precision():
             own, share = self._own(self.method.mix(episodes))
             with self.ranks.own_draws(self.device, shared=self.algorithm.draws_once):
-                loss = self.algorithm.backward(own).mean()
+                losses = self.algorithm.backward(own)
+            loss = losses.mean()
             extra = self.method.loss(self.algorithm, episodes)
             if extra is not None:
                 extra.backward()
                 self.algorithm.write_statistics()
+        bad = [(~losses.isfinite()).to(loss.dtype).mean()] if self.guard else []
         if self.ranks.size > 1:
             # Running statistics and the like move towards a mean over tasks, so the mean of what came of each part is right.
             averages = [buffer for buffer in self.algorithm.buffers() if buffer.is_floating_point()]
             gradients = [w.grad for w in self.algorithm.parameters() if w.grad is not None]
-            self.ranks.average([loss, *gradients, *averages], share)
+            self.ranks.average([loss, *bad, *gradients, *averages], share)
+        if self.guard:
+            self.guard.judge(loss, bad[0] * (len(own) / share))
         self.method.gradient(self.algorithm)
         if self.trainer.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), self.trainer.clip)
         self.optimizer.step()
         if self.scheduler:
             self.scheduler.step()
-        self.method.after_update(self.algorithm, episodes)
+        if self.guard:
+            self.guard.end()
+            loss = torch.where(self.guard.finite, loss, 0)
+        # Only for methods that look at an update is it waited for whether there was one.
+        if not self.guard or not self.observes or bool(self.guard.finite):
+            self.method.after_update(self.algorithm, episodes)
         self.loss_sum += loss
         self.loss_count += 1
         self.position.step += 1
@@ -511,13 +537,17 @@ class _Job:
 
     def _log_loss(self, bar: "tqdm[Any]") -> None:
         """Log the mean loss since the last time; here, and not in every update, the device is waited for."""
-        loss = float(self.loss_sum) / max(self.loss_count, 1)
-        step = self.position.step
-        self._check_finite(loss)
+        step, skipped = self.position.step, self._count_skipped()
+        if skipped >= max(self.loss_count, self.trainer.log_every):
+            raise Diverged(f"none of the last {skipped} updates was finite, at update {step}")
+        loss = float(self.loss_sum) / (self.loss_count - skipped) if self.loss_count > skipped else float("nan")
+        if self.loss_count > skipped:
+            self._check_finite(loss)
         self._log_online()
         self._count_time()
         speed = step * self.trainer.tasks / max(self.position.seconds, 1e-9)
-        self.log.scalars(step, {"train/loss": loss, "time/tasks_per_second": speed})
+        told = {"train/nonfinite": float(skipped)} if skipped else {}
+        self.log.scalars(step, {"train/loss": loss, **told, "time/tasks_per_second": speed})
         self.loss_sum.zero_()
         self.loss_count = 0
         self.shown |= {"loss": f"{loss:.4g}", "tasks/s": f"{speed:.0f}"}
@@ -528,6 +558,15 @@ class _Job:
         now = time.perf_counter()
         self.position.seconds += 0.0 if idle else now - self.mark
         self.mark = now
+
+    def _count_skipped(self) -> int:
+        """Updates taken back since the last time."""
+        if self.guard is None:
+            return 0
+        found = self.guard.counts.tolist()
+        self.guard.counts.zero_()
+        self.position.nonfinite = [a + b for a, b in zip(self.position.nonfinite, found, strict=True)]
+        return int(found[0])
 
     def _check_finite(self, loss: float) -> None:
         if not np.isfinite(loss):
@@ -620,6 +659,7 @@ class _Job:
 
     def _save(self) -> None:
         """Write the checkpoint, unless what it would hold is not finite: the last good one stays."""
+        self.folder.check_claim()
         self._count_time()
         self._log_online()
         self._check_finite(float(self.loss_sum))
@@ -639,7 +679,6 @@ class _Job:
         checkpoint.save(
             self.folder.last,
             {
-                "schema": 1,
                 "source": self.source,
                 "position": asdict(self.position),
                 "algorithm": self.algorithm.state_dict(),
@@ -649,13 +688,17 @@ class _Job:
                 "method": self.method.state_dict(),
                 "jumps": self.jumps.state_dict() if self.jumps else None,
                 "loss": (float(self.loss_sum), self.loss_count),
+                "nonfinite": self.guard.counts if self.guard else None,
+                "lines": self.log.sync(),
             },
+            self.folder.previous,
         )
 
     def _restore(self) -> None:
         found = self.ranks.told(checkpoint.load(self.folder.last) if self.ranks.first else None)
         if found is None:
             return
+        self.lines = found.get("lines")
         self.position = Position(**found["position"])
         self._take(self.position.order)
         for number in range(self.position.started):
@@ -670,6 +713,8 @@ class _Job:
             self.jumps.load_state_dict(found["jumps"], self.device)
         loss, self.loss_count = found["loss"]
         self.loss_sum.fill_(loss)
+        if self.guard and found.get("nonfinite") is not None:
+            self.guard.counts.copy_(found["nonfinite"])
         self.position.resumed_at.append(self.position.step)
         log.info("Continuing at update %d of %d", self.position.step, self.total)
 

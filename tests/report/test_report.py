@@ -40,7 +40,7 @@ def test_steps_are_rows_and_the_papers_tasks_a_column():
     }
     lines = describe(found).splitlines()
     assert [line.split()[0] for line in lines[3:9]] == ["0", "1", "2", "3", "5", "10"]
-    assert lines[8].split() == ["10", "0.971", "±", "0.010", "0.500", "±", "0.010"]
+    assert lines[8].split() == ["10", "0.971", "±", "0.010", "(0.971)", "0.500", "±", "0.010", "(0.500)"]
     assert "first 600" in lines[2]
 
 

@@ -1,0 +1,80 @@
+"""Files that are whole or not there: written beside, then renamed. Imports no torch."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from metarun.config import ConfigError
+
+SCHEMA = 1
+"""Version of results.json and of checkpoints; those of another version are refused in one line."""
+WRITING = ".writing"
+"""How the names of files end that are not whole yet; a killed process leaves them, and whoever goes on sweeps them away."""
+
+
+@contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of ``path`` when the block ends without an error, and is not there otherwise.
+
+    Whatever happens, ``path`` is at any moment what it was before or all of what was written. Any number of processes may do
+    this at once. The folder is made where there is none. With ``previous``, what ``path`` was is kept under that name.
+
+    Raises:
+        OSError: with the name ``path``: the disk is full, the folder cannot be written to.
+    """
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{WRITING}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # renamed before its content has reached the disk, a power cut would leave it empty
+        if previous is not None and path.is_file():
+            path.replace(previous)  # a kill between the two leaves the previous one alone
+        beside.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of a line each, those that are whole: a kill or a full disk leaves half a line at the end."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [found for line in lines if (found := _parsed(line)) is not None]
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """What a results.json says, or None where there is none or it is damaged.
+
+    Raises:
+        ConfigError: it is of another version.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    version = found.get("schema", SCHEMA)
+    if version != SCHEMA:
+        raise ConfigError(
+            f"{path}: results of version {version}, and this metarun reads version {SCHEMA}; use the one that wrote them"
+        )
+    return found
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

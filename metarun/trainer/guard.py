@@ -1,0 +1,64 @@
+"""Updates that are not finite, taken back on the device: nothing waits to hear whether there was one."""
+
+import torch
+from torch import Tensor
+
+from metarun.algo.algorithm import Algorithm
+
+
+class Guard:
+    """Takes back an update whose losses or gradients are not finite: the weights, the statistics, the optimizer's state.
+
+    The state from before each update is kept beside, which costs its memory once more.
+
+    Args:
+        algorithm: the learner.
+        optimizer: of its weights.
+    """
+
+    def __init__(self, algorithm: Algorithm, optimizer: torch.optim.Optimizer) -> None:
+        self.algorithm, self.optimizer = algorithm, optimizer
+        device = next(algorithm.parameters()).device
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        """Whether this update is, as far as is known."""
+        self.counts = torch.zeros(2, dtype=torch.int64, device=device)
+        """Updates taken back, and tasks whose losses were not finite."""
+        self._before: list[tuple[Tensor, Tensor]] = []
+        self._states: dict[tuple[Tensor, str], Tensor] = {}
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """An update is about to be made."""
+        self._before = [(value, value.clone()) for value in self.algorithm.state_dict(keep_vars=True).values()]
+        self._states = {at: value.clone() for at, value in self._optimizer_state().items()}
+
+    @torch.no_grad()
+    def judge(self, loss: Tensor, bad: Tensor) -> None:
+        """The backward passes are done: where the mean ``loss`` or a gradient is not finite, gradients become 0.
+
+        ``bad`` is the number of tasks whose losses are not.
+        """
+        self.counts[1] += bad.round().long()
+        self.finite = loss.isfinite() & self._gradients_finite()
+        for w in self.algorithm.parameters():
+            if w.grad is not None:
+                w.grad = torch.where(self.finite, w.grad, 0)
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """The optimizer has made its step: put everything back unless all was finite."""
+        self.finite = self.finite & self._gradients_finite()
+        for value, before in self._before:
+            value.copy_(torch.where(self.finite, value, before))
+        for at, value in self._optimizer_state().items():  # what the first step has made was 0 before
+            finite = self.finite.to(value.device)
+            value.copy_(torch.where(finite, value, self._states.get(at, torch.zeros_like(value))))
+        self.counts[0] += ~self.finite
+
+    def _gradients_finite(self) -> Tensor:
+        found = [w.grad.isfinite().all() for w in self.algorithm.parameters() if w.grad is not None]
+        return torch.stack([torch.ones_like(self.finite), *found]).all()
+
+    def _optimizer_state(self) -> dict[tuple[Tensor, str], Tensor]:
+        states = self.optimizer.state.items()
+        return {(w, name): value for w, of in states for name, value in of.items() if isinstance(value, Tensor)}
