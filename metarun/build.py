@@ -14,13 +14,18 @@ from omegaconf import OmegaConf
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from metarun.config import ConfigError, RangeError, nearest
+from metarun.trust import check_name
 
 
-def locate(target: str, key: str = "_target_") -> Any:
-    """The class or function with the dotted name ``target``."""
-    module_name, _, name = target.rpartition(".")
-    if not module_name:
-        raise ConfigError(f"{key}={target}: expected a dotted name such as package.module.Class")
+def locate(target: Any, kind: type = object, key: str = "_target_") -> Any:
+    """The class with the dotted name ``target``, a subclass of ``kind``; or a function that is annotated to return one.
+
+    Nothing is imported that `metarun.trust` does not admit, and nothing is called.
+
+    Raises:
+        ConfigError: there is none, its module is not admitted, or it is of another kind.
+    """
+    module_name, _, name = check_name(target, key).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -30,22 +35,26 @@ def locate(target: str, key: str = "_target_") -> Any:
         raise
     if not hasattr(module, name):
         raise ConfigError(f"{key}={target}: no {name} in {module_name}{nearest(name, vars(module))}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    made = found if inspect.isclass(found) else _hints(found).get("return") if inspect.isfunction(found) else None
+    if not inspect.isclass(made) or not issubclass(made, kind):
+        raise ConfigError(f"{key}={target}: expected a subclass of {kind.__name__}")
+    return found
 
 
-def build(node: Any, *args: Any, key: str, **given: Any) -> Any:
+def build(node: Any, *args: Any, key: str, kind: type = object, **given: Any) -> Any:
     """Call ``node._target_`` with ``args``, ``given`` and the node's other keys.
 
-    ``key`` is the node's place in the configuration, for messages. Parameters filled by ``args`` and ``given`` are not config
-    keys.
+    ``key`` is the node's place in the configuration, for messages, and ``kind`` what belongs there. Parameters filled by ``args``
+    and ``given`` are not config keys.
 
     Raises:
-        ConfigError: an unknown key, a missing one, a value of the wrong type or out of range.
+        ConfigError: a target of another kind, an unknown key, a missing one, a value of the wrong type or out of range.
     """
     values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     if not isinstance(values, Mapping) or "_target_" not in values:
         raise ConfigError(f"{key}: expected keys and a _target_, found {values!r}")
-    target = locate(values["_target_"], f"{key}._target_")
+    target = locate(values["_target_"], kind, f"{key}._target_")
     schema = config_parameters(target, len(args), given)
     taken = {}
     for name, value in values.items():
@@ -65,25 +74,22 @@ def build(node: Any, *args: Any, key: str, **given: Any) -> Any:
         raise
 
 
-def check_kind(key: str, part: object, kind: type) -> None:
-    """Raise a `ConfigError` unless ``part``, configured under ``key``, is of the kind that belongs there."""
-    if not isinstance(part, kind):
-        raise ConfigError(f"{key}._target_: expected a subclass of metarun's {kind.__name__}, found {type(part).__name__}")
-
-
 def config_parameters(target: Any, positional: int, given: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
     """The parameters of ``target`` that a configuration may set, annotations resolved."""
-    callee = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = get_type_hints(callee)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve: taken as they come
-        hints = {}
+    hints = _hints(target.__init__ if inspect.isclass(target) else target)
     parameters = list(inspect.signature(target).parameters.values())[positional:]
     return {
         p.name: p.replace(annotation=hints.get(p.name, Any))
         for p in parameters
         if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+
+
+def _hints(callee: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(callee)
+    except (NameError, TypeError):  # annotations that only a type checker can resolve: taken as they come
+        return {}
 
 
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal import hydra as internals
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -28,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
 from metarun.signals import stop_if_asked
+from metarun.trust import CheckedLoader, folder_of, modules_in
 
 GROUPS = {
     "algo": "how to learn from a support set",
@@ -43,6 +46,8 @@ GROUPS = {
 CHOICES = ("algo", "data", "cl", "model")
 
 log = logging.getLogger(__name__)
+
+internals.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc] # Hydra has no hook between composing and making its callbacks
 
 
 def main() -> NoReturn:
@@ -64,6 +69,7 @@ def main() -> NoReturn:
         if arguments and arguments[0] in COMMANDS:
             COMMANDS[arguments[0]](arguments[1:])
             sys.exit(0)
+        check_flags(arguments)
         job()
         if failed:
             raise failed.pop()
@@ -107,6 +113,22 @@ def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | Non
     return None
 
 
+class Parser(argparse.ArgumentParser):
+    """One that says a mistake in one line, as all of metarun does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog.removeprefix('metarun ')}: {message}")
+
+
+def check_flags(arguments: list[str]) -> None:
+    """Refuse what Hydra's own parser would tell in several lines, and its flag that unpickles a file."""
+    parser = get_args_parser()
+    parser.__class__, parser.prog = Parser, "flags"
+    given = parser.parse_args(arguments)
+    if given.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: reads a pickle, which can run any code; the same command again continues a run")
+
+
 def fail(message: str, status: int) -> NoReturn:
     """One line on stderr, and the exit status."""
     print(f"metarun: {message}", file=sys.stderr)
@@ -119,14 +141,15 @@ def show(overrides: list[str]) -> None:
         config = compose("config", overrides, return_hydra_config=True)
     from metarun.show import show as draw
 
-    drawn = draw(config, config.hydra.runtime.choices.data)
+    with modules_in(folder_of(config.hydra)):
+        drawn = draw(config, config.hydra.runtime.choices.data)
     for path, stage in drawn.items():
         print(f"{path}  {stage}" if len(drawn) > 1 else path)
 
 
 def report(arguments: list[str]) -> None:
     """`metarun report RUNS…`: a page that compares runs; with `--table NAME` a table of `configs/table/`."""
-    parser = argparse.ArgumentParser(prog="metarun report", description=report.__doc__)
+    parser = Parser(prog="metarun report", description=report.__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders with some in them")
     parser.add_argument("--table", help="one of " + ", ".join(sorted(choices_of("table", []))))
     parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder for what is written")
@@ -164,7 +187,8 @@ def job(config: DictConfig) -> None:
         if parent_process() is not None:  # many at once on one terminal: what they say stands in their logs
             root = logging.getLogger()
             root.handlers = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
-        run_or_show(config)
+        with modules_in(folder_of(HydraConfig.get())):
+            run_or_show(config)
     except KeyboardInterrupt:
         if parent_process() is None:
             raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm, recorded_steps
 from metarun.algo.oml import lengths
 from metarun.algo.task_features import task_features
-from metarun.build import build, check_kind, locate
+from metarun.build import build, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.cl.several import Several
@@ -31,6 +35,7 @@ from metarun.rng import derive
 from metarun.signals import Interrupted
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
+from metarun.trainer.budget import Budget
 from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.machine import choose_device, keep_freed_memory, set_threads
@@ -109,29 +114,45 @@ def build_parts(config: DictConfig) -> Parts:
     seed: int = config.seed
     if type(seed) is not int:
         raise ConfigError(f"seed={seed}: expected int")
-    trainer: Trainer = build(config.trainer, seed, key="trainer")
+    trainer: Trainer = build(config.trainer, seed, key="trainer", kind=Trainer)
+    check_optimizer(trainer)
     device = choose_device(trainer.device)
     method = build_method(config.cl)
     data = build_data(config, method)
     torch.manual_seed(derive(seed, "initialisation"))
-    algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data.spec), key="algo")
-    check_kind("algo", algorithm, Algorithm)
+    network = partial(make_network, config.model, data.spec)
+    algorithm: Algorithm = build(config.algo, data.spec, network, key="algo", kind=Algorithm)
     if not any(True for _ in algorithm.parameters()):
         raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
     one = stages[0].train.sample(torch.arange(1))
     work = work_of(algorithm, one) * trainer.tasks
-    protocol, budget = trainer.iterations, build(config.budget, key="budget")
+    protocol, budget = trainer.iterations, build(config.budget, key="budget", kind=Budget)
     if not budget.full:
         cut = {
             "iterations": budget.iterations(protocol, work * algorithm.passes(one) * len(stages)),
             "val_tasks": budget.tests(trainer.val_tasks),
             "test_tasks": budget.tests(trainer.test_tasks),
         }
-        trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer")
+        trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer", kind=Trainer)
     part = {"name": budget.name, "share": trainer.iterations / max(protocol, 1)}
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work), stages, part)
+
+
+def check_optimizer(trainer: Trainer) -> None:
+    """Refuse, before any data are read, an optimizer or a schedule that is none, or whose step asks for more than the trainer has.
+
+    Raises:
+        ConfigError: it is one of these.
+    """
+    for key, node, kind in (("optimizer", trainer.optimizer, Optimizer), ("scheduler", trainer.scheduler, LRScheduler)):
+        if isinstance(node, Mapping):
+            target = node.get("_target_")
+            found = locate(target, kind, f"trainer.{key}._target_")
+            asked = [name for name, p in list(signature(found.step).parameters.items())[1:] if p.default is p.empty]
+            if asked:
+                raise ConfigError(f"trainer.{key}._target_={target}: its step takes {asked[0]}, and metarun gives it none")
 
 
 def features_of(config: DictConfig) -> dict[str, float]:
@@ -144,8 +165,7 @@ def build_data(config: DictConfig, method: ContinualMethod) -> Data:
     """The data configured; in stages, the default ones where none are named, if anything about the stream asks for them."""
     streams = config.trainer.switch is not None or config.trainer.order != "given"
     staged = streams or type(method) is not ContinualMethod
-    data: Data = build(with_stages(config.data) if staged else config.data, config.seed, key="data")
-    check_kind("data", data, Data)
+    data: Data = build(with_stages(config.data) if staged else config.data, config.seed, key="data", kind=Data)
     return data
 
 
@@ -153,11 +173,9 @@ def build_method(node: DictConfig) -> ContinualMethod:
     """The method configured, together with those under its key `also`."""
     own: Any = OmegaConf.to_container(node, resolve=True)
     others = own.pop("also", None) or {}
-    methods = {"cl": build(own, key="cl")}
+    methods = {"cl": build(own, key="cl", kind=ContinualMethod)}
     for name, other in others.items():
-        methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}")
-    for key, method in methods.items():
-        check_kind(key, method, ContinualMethod)
+        methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}", kind=ContinualMethod)
     return Several(list(methods.values())) if len(methods) > 1 else methods["cl"]
 
 
@@ -165,14 +183,14 @@ def with_stages(node: DictConfig) -> DictConfig:
     """The data's configuration, with its default stages where it says none, but may."""
     if "stages" not in node or node.stages is not None:
         return node
-    stages = locate(node._target_, "data._target_").default_stages
+    stages = locate(node._target_, Data, "data._target_").default_stages
     log.info("data.stages=%d: continual learning needs stages, and these are the data's default", stages)
     return OmegaConf.merge(node, {"stages": stages})  # type: ignore[return-value]
 
 
 def make_network(node: DictConfig, spec: TaskSpec, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
     """The configured network for the tasks' inputs (or others); ``outputs`` None: an embedding without a head."""
-    return as_network(build(node, input_shape or spec.input_shape, outputs, key="model"))
+    return as_network(build(node, input_shape or spec.input_shape, outputs, key="model", kind=nn.Module))
 
 
 def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:

@@ -32,6 +32,7 @@ from metarun.trainer.evaluation import evaluate as scores_of
 from metarun.trainer.evaluation import testing
 from metarun.trainer.machine import choose_device, set_threads
 from metarun.trainer.trainer import Trainer, metric_name
+from metarun.trust import check_names
 
 SHAPE = ("ways", "shots", "queries")
 """Keys of a test task's shape, which other data take over from the run."""
@@ -55,6 +56,7 @@ class Learner:
         self.results = results
         config = OmegaConf.load(self.folder.path / ".hydra" / "config.yaml")
         assert isinstance(config, DictConfig)  # noqa: S101 what Hydra writes there
+        check_names(OmegaConf.to_container(config, resolve=True))  # a run from elsewhere: before anything in it is looked up
         self.config = config
         self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
         self.algorithm, self.states = restored(config, self.spec, self.folder)
@@ -182,7 +184,7 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
 
 def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """Test the run's learner as ``config`` says → what results.json of the test says; per-task scores go to test.npz."""
-    trainer: Trainer = build(config.trainer, config.seed, key="trainer")
+    trainer: Trainer = build(config.trainer, config.seed, key="trainer", kind=Trainer)
     method, device = build_method(config.cl), choose_device(trainer.device)
     data = build_data(config, method)
     fit(data, learner.spec)
@@ -243,7 +245,7 @@ def restored(config: DictConfig, spec: TaskSpec, folder: RunFolder, ready: Any =
     """
     torch.manual_seed(derive(config.seed, "initialisation"))
     network = partial(make_network, config.model, spec)
-    algorithm: Algorithm = build(config.algo, spec, network, key="algo")
+    algorithm: Algorithm = build(config.algo, spec, network, key="algo", kind=Algorithm)
     ready(algorithm)
     best, last = checkpoint.load(folder.best), checkpoint.load(folder.last)
     if last is None:
