@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -141,18 +140,23 @@ def build_parts(config: DictConfig) -> Parts:
 
 
 def check_optimizer(trainer: Trainer) -> None:
-    """Refuse, before any data are read, an optimizer or a schedule that is none, or whose step asks for more than the trainer has.
+    """Try the optimizer and the schedule on one weight, before any data are read.
 
     Raises:
-        ConfigError: it is one of these.
+        ConfigError: one of them is of another kind, or cannot make a step.
     """
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    tried: Any = [weight]
     for key, node, kind in (("optimizer", trainer.optimizer, Optimizer), ("scheduler", trainer.scheduler, LRScheduler)):
         if isinstance(node, Mapping):
-            target = node.get("_target_")
-            found = locate(target, kind, f"trainer.{key}._target_")
-            asked = [name for name, p in list(signature(found.step).parameters.items())[1:] if p.default is p.empty]
-            if asked:
-                raise ConfigError(f"trainer.{key}._target_={target}: its step takes {asked[0]}, and metarun gives it none")
+            try:
+                tried = build(node, tried, key=f"trainer.{key}", kind=kind)
+                tried.step()
+            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # as torch says it
+                if isinstance(error, ConfigError):
+                    raise
+                raise ConfigError(f"trainer.{key}: {error}") from None
 
 
 def features_of(config: DictConfig) -> dict[str, float]:

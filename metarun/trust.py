@@ -140,15 +140,13 @@ class CheckedLoader(ConfigLoaderImpl):
 
 def _plain(hydra: DictConfig) -> dict[str, Any]:
     """Hydra's part without what it fills in itself, and without the values of a sweep."""
-    copy = hydra.copy()
-    with open_dict(copy):
-        for key in ("runtime", "overrides", "help", "hydra_help", "mode"):
-            copy.pop(key, None)
-        for key in ("override_dirname", "config_name", "id", "num"):
-            copy.job.pop(key, None)
-        if OmegaConf.is_dict(copy.sweeper):
-            copy.sweeper.pop("params", None)
-    found: Any = OmegaConf.to_container(copy, resolve=False)
+    found: Any = OmegaConf.to_container(hydra, resolve=False)
+    for key in ("runtime", "overrides", "help", "hydra_help", "mode"):
+        found.pop(key, None)
+    for key in ("override_dirname", "config_name", "id", "num"):
+        found["job"].pop(key, None)
+    if isinstance(found["sweeper"], dict):
+        found["sweeper"].pop("params", None)
     return {str(key): value for key, value in found.items()}
 
 

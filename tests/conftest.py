@@ -1,14 +1,18 @@
 """Fixtures: the real data, and runs of the real command line."""
 
+import logging
 import os
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 
-from metarun import signals
+from metarun import cli, signals
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,39 @@ class Command:
         out, err = process.communicate(timeout=240)
         assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+class Here:
+    """The command `metarun` in this process: the same words, without the seconds that a new interpreter takes."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr; a traceback is a failure of the test."""
+        root = logging.getLogger()
+        before, path, level = list(root.handlers), list(sys.path), root.level
+        self.capsys.readouterr()
+        with patch.object(sys, "argv", ["metarun", *arguments]), patch.dict(os.environ), chdir(self.folder):
+            try:
+                cli.main()
+            except SystemExit as end:
+                status = int(end.code or 0)
+            finally:
+                for handler in [*root.handlers]:
+                    if handler not in before:
+                        root.removeHandler(handler)
+                        handler.close()
+                root.handlers, sys.path[:] = before, path
+                root.setLevel(level)
+                GlobalHydra.instance().clear()
+                cli.failed.clear()
+        return status, *self.capsys.readouterr()
+
+
+@pytest.fixture
+def here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, capsys)
 
 
 @pytest.fixture
