@@ -7,7 +7,7 @@ are checked by pydantic against the annotations, ranges by the constructor itsel
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
@@ -51,7 +51,7 @@ def build(node: Any, *args: Any, key: str, kind: type = object, **given: Any) ->
     Raises:
         ConfigError: a target of another kind, an unknown key, a missing one, a value of the wrong type or out of range.
     """
-    values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     if not isinstance(values, Mapping) or "_target_" not in values:
         raise ConfigError(f"{key}: expected keys and a _target_, found {values!r}")
     target = locate(values["_target_"], kind, f"{key}._target_")
@@ -72,6 +72,10 @@ def build(node: Any, *args: Any, key: str, kind: type = object, **given: Any) ->
         if error.key.partition(".")[0] in schema:
             raise RangeError(f"{key}.{error.key}", error.value, error.expected) from None
         raise
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError) or not target.__module__.startswith("torch."):
+            raise
+        raise ConfigError(f"{key}: {error}") from None  # what torch's own classes say of their arguments
 
 
 def config_parameters(target: Any, positional: int, given: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
@@ -106,6 +110,8 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
         if getattr(error, "code", None) != "type-adapter-config-unused":
             raise
         adapter = TypeAdapter(hint)
+    if any(abs(number) >= 2**53 for number in _integers(value)):
+        raise ConfigError(f"{key}={value}: expected a whole number of at most 53 bits")
     try:
         # As JSON, so that a YAML list passes for a tuple and an integer for a float, but no text for a number.
         return adapter.validate_json(json.dumps(value))
@@ -115,6 +121,14 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
             raise ConfigError(f"{key}={value}: expected one of {', '.join(choices)}{nearest(str(value), choices)}") from None
         problem = error.errors(include_url=False)[0]["msg"]
         raise ConfigError(f"{key}={value}: expected {_readable(hint)}, {problem[:1].lower()}{problem[1:]}") from None
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _integers(part)
 
 
 def _literals(hint: Any) -> list[str]:

