@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from metarun import cli, signals
@@ -68,16 +69,16 @@ class Here:
         root = logging.getLogger()
         before, path, level = list(root.handlers), list(sys.path), root.level
         self.capsys.readouterr()
-        with patch.object(sys, "argv", ["metarun", *arguments]), patch.dict(os.environ), chdir(self.folder):
+        words = patch.object(sys, "argv", ["metarun", *arguments])
+        once = patch.object(Hydra, "get_mode", return_value=None)  # which composes all a first time, to look for hydra.mode
+        with words, once, patch.dict(os.environ), chdir(self.folder):
             try:
                 cli.main()
             except SystemExit as end:
                 status = int(end.code or 0)
             finally:
-                for handler in [*root.handlers]:
-                    if handler not in before:
-                        root.removeHandler(handler)
-                        handler.close()
+                for handler in set(root.handlers) - set(before):
+                    handler.close()
                 root.handlers, sys.path[:] = before, path
                 root.setLevel(level)
                 GlobalHydra.instance().clear()

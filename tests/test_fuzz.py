@@ -1,6 +1,7 @@
 """Whatever the command line says, it ends in a run, or in status 2 with one line: never a traceback, never a hang."""
 
 import itertools
+import re
 import resource
 import time
 from functools import cache
@@ -8,14 +9,17 @@ from functools import cache
 import pooch
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.hydra import Hydra
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from metarun import cli
 from metarun.config import CONFIGS
+from metarun.run import run
 from metarun.tracking import flat
+
+# A logging configuration that fails half way leaves its log file open, as the interpreter ends anyway.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 SHORT = [
     *("trainer.iterations=1", "trainer.tasks=2", "trainer.test_tasks=2", "trainer.val_tasks=2", "trainer.threads=1"),
@@ -122,14 +126,13 @@ def ended(here, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(pooch, "retrieve", nothing)
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)  # composes all a first time, to look for hydra.mode
     monkeypatch.setenv("METARUN_DATA", str(here.folder / "data"))
     monkeypatch.setenv("METARUN_CACHE", str(here.folder / "cache"))
     number = itertools.count()
     root = here.folder
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
 
-    def run(*arguments: str) -> int:
+    def command(*arguments: str) -> int:
         here.folder = root / str(next(number))
         here.folder.mkdir()
         began = time.process_time()
@@ -145,7 +148,7 @@ def ended(here, monkeypatch):
 
         return status
 
-    return run
+    return command
 
 
 common = settings(
@@ -163,3 +166,50 @@ def test_any_overrides_end_in_a_run_or_in_one_line(ended, said):
 @given(said=commands())
 def test_any_value_of_any_key_ends_in_a_run_or_in_one_line(ended, said):
     ended(*SHORT, *(word for word in said if "\x00" not in word))
+
+
+ONCE = """
+model.widths=[9999999999999999999] | model.widths=[100000000000] | data.queries=9223372036854775807 | data.shots=1000000000000
+trainer.threads=1000000 | trainer.device=meta | trainer.optimizer=null | trainer.optimizer.lr=-1
++trainer.optimizer.foreach=true | +trainer.optimizer.capturable=true | trainer.optimizer._target_=torch.optim.SparseAdam
+trainer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 0} | trainer.scheduler={} | reference=1 | restart=abc
+hydra.job.name=a/b | hydra.job_logging.root.level=abc | hydra.job_logging.handlers=null | hydra.job_logging.root.handlers=[nope]
+hydra.job.env_copy=[NOPE] | hydra/job_logging=none | hydra=null | ++hydra=1 | --cfg job -p nope | --cfg | --nope | -cn ../config
+cl=[ewc,replay] cl.also=1 data.stages=2 | +cl.also={x: null} cl=ewc data.stages=2 | +cl.also=abc cl=ewc data.stages=2 | ++cl=3
+cl=ewc cl.strength=1e300 data.stages=2 | algo=metalearner algo.network=snail algo.networks.snail.levels=40 | paper=maml_sine_5shot
+algo=metalearner algo.networks={cnp: null} | data=sequence data.options={mnist: 1} data.of=[mnist] | +a=${b} +b=${a} | seed=1,2
+"""
+
+
+@pytest.mark.parametrize("said", [line.strip() for line in ONCE.replace("|", "\n").splitlines() if line.strip()])
+def test_what_was_a_traceback_once_is_one_line(ended, said):
+    assert ended(*SHORT, *re.split(r" (?![^{]*})", said)) == 2
+
+
+COMMANDS = [
+    *("show data=null", "show data=sine data.shots=-1", "show =", "show nope", "show ++data=1", "show -m", "show data=folder data.path=nope"),
+    *("eval", "eval nope", "eval . x", "report", "report nope", "report . --table nope", "report . --nope", "report --table"),
+]
+
+
+@pytest.mark.parametrize("said", COMMANDS)
+def test_a_mistake_of_another_command_is_one_line(ended, said):
+    assert ended(*said.split()) == 2
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, for what `metarun eval` may be told of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("config", [*SHORT, "model.widths=[4]"])
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    run(config, {"algo": "maml", "data": "sine", "model": "mlp", "cl": "none"}, folder)
+    return folder
+
+
+@common
+@given(said=st.lists(overrides(), min_size=1, max_size=2))
+def test_any_overrides_of_a_test_end_in_it_or_in_one_line(ended, finished, said):
+    ended("eval", str(finished), *(word for word in said if "\x00" not in word))
