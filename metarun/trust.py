@@ -54,7 +54,9 @@ def check_name(target: object, key: str) -> str:
         return target
     if _spec(package) is None:
         raise ConfigError(f"{key}={target}: no module named {package}")
-    raise ConfigError(f"{key}={target}: this is neither metarun's nor declared; where you trust {package}, say {PACKAGES}={package}")
+    raise ConfigError(
+        f"{key}={target}: this is neither metarun's nor declared; where you trust {package}, say {PACKAGES}={package}"
+    )
 
 
 def check_names(node: Any, key: str = "") -> None:
@@ -104,8 +106,8 @@ class CheckedLoader(ConfigLoaderImpl):
         config_name: str | None,
         overrides: list[str],
         run_mode: RunMode,
-        from_shell: bool = True,  # noqa: FBT001, FBT002 - Hydra's signature
-        validate_sweep_overrides: bool = True,  # noqa: FBT001, FBT002
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         self._check_search_path(config_name, overrides)
         config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
@@ -118,12 +120,11 @@ class CheckedLoader(ConfigLoaderImpl):
         """Places to look in are folders: to look into a package is to import it."""
         loaded = config_name and self.repository.load_config(config_name)
         said = [OmegaConf.select(loaded.config, "hydra.searchpath")] if loaded and OmegaConf.is_dict(loaded.config) else []
-        for override in OverridesParser.create().parse_overrides(overrides):
-            if override.key_or_group == "hydra.searchpath":
-                said.append(override.value())
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        said += [override.value() for override in parsed if override.key_or_group == "hydra.searchpath"]
         for places in said:
-            for place in places if isinstance(places, Sequence) else ():
-                if re.match(r"\w+://", str(place)) and not str(place).startswith("file://"):
+            for place in map(str, places if isinstance(places, Sequence) else ()):
+                if re.match(r"\w+://", place) and not place.startswith("file://"):
                     raise ConfigError(f"hydra.searchpath={place}: expected a folder")
 
     def _check_untouched(self, hydra: DictConfig, run_mode: RunMode) -> None:

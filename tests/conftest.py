@@ -64,7 +64,12 @@ class Here:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
 
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+    def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        found, out, err = self.end(*arguments)
+        assert found == status, f"exit status {found}\n{out}\n{err}"
+        return subprocess.CompletedProcess(arguments, found, out, err)
+
+    def end(self, *arguments: str) -> tuple[int, str, str]:
         """Exit status, stdout and stderr; a traceback is a failure of the test."""
         root = logging.getLogger()
         before, path, level = list(root.handlers), list(sys.path), root.level
@@ -83,6 +88,9 @@ class Here:
                 root.setLevel(level)
                 GlobalHydra.instance().clear()
                 cli.failed.clear()
+                for name, module in list(sys.modules.items()):  # a user's own, which another test has otherwise
+                    if str(getattr(module, "__file__", "")).startswith(str(self.folder)):
+                        del sys.modules[name]
         return status, *self.capsys.readouterr()
 
 

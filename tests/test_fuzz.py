@@ -41,34 +41,120 @@ SECONDS = 20
 def keys() -> list[str]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         found = [
-            compose("config", said.split()) for said in ("", "cl=ewc data=sine_stream", "algo=metalearner", "algo=taskembed", "cl=replay")
+            compose("config", said.split())
+            for said in ("", "cl=ewc data=sine_stream", "algo=metalearner", "algo=taskembed", "cl=replay")
         ]
     named = {key for config in found for key in flat(OmegaConf.to_container(config, resolve=False))}
     return sorted({*named, *(key.rpartition(".")[0] for key in named if "." in key)})
 
 
 HYDRA = [
-    *("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode", "hydra.verbose", "hydra.output_subdir", "hydra.searchpath"),
+    *(
+        "hydra.run.dir",
+        "hydra.sweep.dir",
+        "hydra.sweep.subdir",
+        "hydra.mode",
+        "hydra.verbose",
+        "hydra.output_subdir",
+        "hydra.searchpath",
+    ),
     *("hydra.job.name", "hydra.job.chdir", "hydra.job.env_set", "hydra.callbacks", "hydra.launcher", "hydra.sweeper", "hydra"),
     *("hydra.job_logging", "hydra.job_logging.root.level", "hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra.help"),
 ]
 NUMBERS = ["0", "1", "2", "3", "-1", "-7", "0.5", "1e-3", "1.5", "-0.0", "1e400", "nan", "inf", "-inf", "1e30", "9" * 19, "9" * 40]
-WORDS = ["null", "true", "false", "abc", "''", '""', "???", "[]", "{}", "[1,2]", "[[1],[2]]", "{a: 1}", "[null]", "[-1,2]", "[nan]", "yes"]
+WORDS = [
+    "null",
+    "true",
+    "false",
+    "abc",
+    "''",
+    '""',
+    "???",
+    "[]",
+    "{}",
+    "[1,2]",
+    "[[1],[2]]",
+    "{a: 1}",
+    "[null]",
+    "[-1,2]",
+    "[nan]",
+    "yes",
+]
 ODD = [
     *("", "=", "==", "[", "]", "{", "}", "[1", "{a", "a:b", "a b", "'", '"', "\\", "\\\\", "$", "${", "${}", "${x}", "${seed}"),
-    *("${trainer}", "${data.shots}", "${oc.env:HOME}", "${oc.env:NOPE}", "${now:%Y}", "${choose:x,{a: 1}}", "${run_name:}", "${hydra:job.name}"),
-    *("'${algo}'", "'${algo.inner_lr}'", "{_target_: os.system}", "{_target_: metarun.algo.maml.MAML}", "{_target_: 1}", "ü", "日本", "\u202e"),
-    *("a\tb", "a\nb", "\x00", "\x07", "../..", "/", "~", "/proc/none", "*", "%s", "{{}}", "a=b=c", "1,2", "range(3)", "choice(1,2)", "glob(*)"),
-    *("int(x)", "str(1)", "sort(3,1)", "tag(a,interval(0,1))", "interval(0,1)", "shuffle(1,2)", "extend_list(1)", "f(x)", "a" * 3000),
+    *(
+        "${trainer}",
+        "${data.shots}",
+        "${oc.env:HOME}",
+        "${oc.env:NOPE}",
+        "${now:%Y}",
+        "${choose:x,{a: 1}}",
+        "${run_name:}",
+        "${hydra:job.name}",
+    ),
+    *(
+        "'${algo}'",
+        "'${algo.inner_lr}'",
+        "{_target_: os.system}",
+        "{_target_: metarun.algo.maml.MAML}",
+        "{_target_: 1}",
+        "ü",
+        "日本",
+        "\u202e",
+    ),
+    *(
+        "a\tb",
+        "a\nb",
+        "\x00",
+        "\x07",
+        "../..",
+        "/",
+        "~",
+        "/proc/none",
+        "*",
+        "%s",
+        "{{}}",
+        "a=b=c",
+        "1,2",
+        "range(3)",
+        "choice(1,2)",
+        "glob(*)",
+    ),
+    *(
+        "int(x)",
+        "str(1)",
+        "sort(3,1)",
+        "tag(a,interval(0,1))",
+        "interval(0,1)",
+        "shuffle(1,2)",
+        "extend_list(1)",
+        "f(x)",
+        "a" * 3000,
+    ),
 ]
 values = st.one_of(st.sampled_from(NUMBERS), st.sampled_from(WORDS), st.sampled_from(ODD), st.text(max_size=6))
 prefixes = st.sampled_from([*[""] * 8, "+", "++", "~", "+++", "@", "-"])
 
 BASES = [
-    *("algo=maml", "algo=reptile data=linear", "algo=taskembed", "algo=imaml", "algo=metalstm", "algo=mamlpp", "algo=cavia", "algo=oracle"),
+    *(
+        "algo=maml",
+        "algo=reptile data=linear",
+        "algo=taskembed",
+        "algo=imaml",
+        "algo=metalstm",
+        "algo=mamlpp",
+        "algo=cavia",
+        "algo=oracle",
+    ),
     *("algo=metalearner algo.network=lstm", "algo=metalearner algo.network=mann", "algo=metalearner algo.network=snail"),
     *("algo=oml data=sine_stream", "cl=ewc data.stages=2", "cl=[replay,ewc] data.stages=2", "trainer.switch=0.5 data.stages=2"),
-    *("+paper=maml_sine_5shot", "trainer=images", "budget=smoke algo=metasgd", "cl=progressive data.stages=2", "algo=finetune cl=der"),
+    *(
+        "+paper=maml_sine_5shot",
+        "trainer=images",
+        "budget=smoke algo=metasgd",
+        "cl=progressive data.stages=2",
+        "algo=finetune cl=der",
+    ),
 ]
 """Commands that run, whose keys are given other values."""
 
@@ -90,7 +176,11 @@ def overrides(draw) -> str:
     key = draw(st.sampled_from(keys()))
     if draw(st.integers(0, 7)) == 0:  # a mutation of it
         at = draw(st.integers(0, len(key)))
-        key = key[:at] + draw(st.sampled_from([".", "x", "[0]", "@", " ", ".x", "..", "é", "_"])) + key[at + draw(st.integers(0, 1)) :]
+        key = (
+            key[:at]
+            + draw(st.sampled_from([".", "x", "[0]", "@", " ", ".x", "..", "é", "_"]))
+            + key[at + draw(st.integers(0, 1)) :]
+        )
     value = draw(values)
     if key.rpartition(".")[2] in LONG and value[:1].isdigit() and len(value) > 1:
         value = "1"
@@ -138,7 +228,7 @@ def ended(here, monkeypatch):
         began = time.process_time()
         resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, hard))  # what does not fit is refused by the system, as on any machine
         try:
-            status, _, err = here(*arguments)
+            status, _, err = here.end(*arguments)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         assert time.process_time() - began < SECONDS
@@ -187,7 +277,15 @@ def test_what_was_a_traceback_once_is_one_line(ended, said):
 
 
 COMMANDS = [
-    *("show data=null", "show data=sine data.shots=-1", "show =", "show nope", "show ++data=1", "show -m", "show data=folder data.path=nope"),
+    *(
+        "show data=null",
+        "show data=sine data.shots=-1",
+        "show =",
+        "show nope",
+        "show ++data=1",
+        "show -m",
+        "show data=folder data.path=nope",
+    ),
     *("eval", "eval nope", "eval . x", "report", "report nope", "report . --table nope", "report . --nope", "report --table"),
 ]
 

@@ -94,7 +94,7 @@ COMMANDS = [
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_a_command_imports_nothing_of_a_strangers(here, marker, arguments):
     words = [*SHORT, *arguments] if arguments[0] != "show" else arguments
-    status, _, err = here(*words)
+    status, _, err = here.end(*words)
     assert status == 2, err
     assert err.startswith("metarun: ")
     assert err.count("\n") == 1, err
@@ -104,18 +104,18 @@ def test_a_command_imports_nothing_of_a_strangers(here, marker, arguments):
 
 def test_a_declared_package_is_the_users_own(here, marker, monkeypatch):
     own = (*SHORT, "algo._target_=stranger.Learner", "+hydra.callbacks.mine={_target_: stranger.Watcher}")
-    line = here(*own)[2]
+    line = here.end(*own)[2]
     assert line.startswith("metarun: algo._target_=stranger.Learner: ")
     assert line.endswith("where you trust stranger, say METARUN_PACKAGES=stranger\n")
     monkeypatch.setenv("METARUN_PACKAGES", "another, stranger")
-    assert here(*own)[0] == 0
+    assert here.end(*own)[0] == 0
     assert marker.exists()
-    assert "inner.Learner: expected a subclass of Algorithm" in here(*SHORT, "algo._target_=stranger.inner.Learner")[2]
+    assert "inner.Learner: expected a subclass of Algorithm" in here.end(*SHORT, "algo._target_=stranger.inner.Learner")[2]
 
 
 @pytest.fixture
 def finished(here, marker, tmp_path, monkeypatch):
-    assert here(*SHORT, "hydra.run.dir=run")[0] == 0
+    assert here.end(*SHORT, "hydra.run.dir=run")[0] == 0
     monkeypatch.chdir(tmp_path)
     return tmp_path / "run"
 
@@ -141,11 +141,11 @@ def poison(run: Path, **nodes: object) -> None:
 def test_a_strangers_run_imports_nothing(here, marker, finished, nodes):
     (here.folder / "beside.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     poison(finished, **nodes)
-    with pytest.raises(ConfigError, match="neither metarun's nor declared|no module named beside"):
+    with pytest.raises(ConfigError, match=r"neither metarun's nor declared|no module named beside"):
         package.load("run")
-    status, _, err = here("eval", "run", "trainer.test_tasks=3")
+    status, _, err = here.end("eval", "run", "trainer.test_tasks=3")
     assert (status, err.count("\n")) == (2, 1)
-    assert here("report", "run")[0] == 0
+    assert here.end("report", "run")[0] == 0
     assert not marker.exists()
 
 
@@ -154,15 +154,12 @@ def test_a_run_of_ones_own_class_is_used_again_where_it_is_declared(here, marker
     poison(finished, algo={"_target_": "beside.Learner"})
     monkeypatch.syspath_prepend(here.folder)
     monkeypatch.setenv("METARUN_PACKAGES", ".")
-    try:
-        assert here("eval", "run", "trainer.test_tasks=3")[0] == 0
-    finally:
-        del sys.modules["beside"]
+    assert here.end("eval", "run", "trainer.test_tasks=3")[0] == 0
 
 
 def test_a_checkpoint_runs_no_code(here, finished):
     (finished / "checkpoints" / "last.pt").write_bytes(b"cposix\nsystem\n(S'touch imported'\ntR.")
-    status, _, err = here("eval", "run", "trainer.test_tasks=3")
+    status, _, err = here.end("eval", "run", "trainer.test_tasks=3")
     assert (status, err.count("\n")) == (2, 1)
     assert "last.pt: not a readable checkpoint" in err
     assert not (here.folder / "imported").exists()
@@ -189,7 +186,7 @@ def test_a_folder_of_configurations_from_elsewhere_runs_nothing(here, marker, tm
     (here.folder / "beside.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     (elsewhere / "paper").mkdir()
     (elsewhere / "paper" / "theirs.yaml").write_text(f"# @package _global_\n# Theirs\n{text}\n")
-    status, _, err = here("-m", "--config-dir", str(elsewhere), "+paper=theirs", *SHORT)
+    status, _, err = here.end("-m", "--config-dir", str(elsewhere), "+paper=theirs", *SHORT)
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith(f"metarun: {ELSEWHERE[text]}"), err
     assert not marker.exists()
@@ -199,8 +196,10 @@ def test_a_folder_of_configurations_from_elsewhere_runs_nothing(here, marker, tm
 def test_a_folder_of_configurations_from_elsewhere_may_set_the_rest(here, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "paper").mkdir()
-    (elsewhere / "paper" / "theirs.yaml").write_text("# @package _global_\nalgo: {inner_lr: 0.07}\nhydra: {sweeper: {params: {seed: '5,6'}}}\n")
-    assert here("-m", "--config-dir", str(elsewhere), "+paper=theirs", *SHORT, "hydra.sweep.dir=out")[0] == 0
+    (elsewhere / "paper" / "theirs.yaml").write_text(
+        "# @package _global_\nalgo: {inner_lr: 0.07}\nhydra: {sweeper: {params: {seed: '5,6'}}}\n"
+    )
+    assert here.end("-m", "--config-dir", str(elsewhere), "+paper=theirs", *SHORT, "hydra.sweep.dir=out")[0] == 0
     found = [json.loads(path.read_text())["seed"] for path in here.folder.glob("out/**/results.json")]
     assert sorted(found) == [5, 6]
     shutil.rmtree(here.folder / "out")

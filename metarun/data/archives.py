@@ -119,7 +119,7 @@ class _Bounded(io.RawIOBase):
         return content
 
 
-def _check_member(path: Path, name: str, plain: bool) -> None:  # noqa: FBT001
+def _check_member(path: Path, name: str, plain: bool) -> None:
     parts = re.split(r"[/\\]", name)
     if ".." in parts or not parts[0] or ":" in parts[0]:
         raise ConfigError(f"{path}: {name!r} in it leads out of the archive; remove it, and it will be downloaded")
