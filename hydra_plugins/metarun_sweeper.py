@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from metarun.config import ConfigError
+from metarun.config import CONFIGS, ConfigError
 
 
 class MetarunSweeper(BasicSweeper):
@@ -65,7 +65,7 @@ class MetarunSweeper(BasicSweeper):
     def tabulate(self, jobs: Sequence[Any]) -> None:
         """Of a published table's sweep: print it, of all its runs in the sweep's folder, and write it to `tables/` there."""
         name = self.config.hydra.runtime.choices.get("table")
-        if name is None or not any(job.folder.path.is_dir() for job in jobs):
+        if name is None or not (CONFIGS / "table" / f"{name}.yaml").is_file() or not any(job.folder.path.is_dir() for job in jobs):
             return
         from metarun.report import table
         from metarun.report.runs import collect

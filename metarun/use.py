@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
-from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
+from metarun.config import CONFIGS, NO_EFFECT, ConfigError, check_own_keys, nearest
 from metarun.data.images import ImageData, to_shape
 from metarun.data.source import Data
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -176,6 +176,7 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
         if last not in known:
             raise ConfigError(f"{key}: no such key{nearest(last, known)}")
         OmegaConf.update(config, key, override.value())
+    check_own_keys(config)
     mode, before = config.algo.get("batch_norm"), learner.config.algo.get("batch_norm")
     if mode == "running" and before != mode:
         raise ConfigError(f"algo.batch_norm=running: this run was trained with {before} and kept no running statistics")
