@@ -50,7 +50,7 @@ MEMORY = "out of memory|can't allocate memory|not enough memory|overflow|[Ii]nva
 
 log = logging.getLogger(__name__)
 
-internals.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc] # Hydra has no hook between composing and making its callbacks
+internals.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined] # Hydra has no hook between composing and making its callbacks
 
 
 def main() -> NoReturn:

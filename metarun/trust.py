@@ -151,7 +151,7 @@ def _plain(hydra: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def folder_of(hydra: DictConfig) -> Path | None:
+def folder_of(hydra: Any) -> Path | None:
     """The working directory where all configurations lie in it or are metarun's or an installed plugin's; else None."""
     here = Path(hydra.runtime.cwd).resolve()
     own = (CONFIGS, here)
