@@ -165,6 +165,19 @@ def test_a_checkpoint_runs_no_code(here, finished):
     assert not (here.folder / "imported").exists()
 
 
+def test_a_page_of_a_strangers_run_has_no_script_in_it(here, finished):
+    script = "<script>fetch('x')</script>"
+    results = json.loads((finished / "results.json").read_text())
+    results["environment"] |= {"git": script, "device": script}
+    results["protocol"]["batch_norm"] = results["algo"] = script
+    (finished / "results.json").write_text(json.dumps(results))
+    assert here.end("report", "run")[0] == 0
+    page = (here.folder / "outputs/report/report.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script") >= 3
+    assert "Content-Security-Policy" in page
+
+
 ELSEWHERE = {
     "hydra: {callbacks: {mine: {_target_: stranger.Watcher}}}": "hydra.callbacks",
     "hydra: {callbacks: {mine: {_target_: hydra.experimental.callbacks.PickleJobInfoCallback}}}": "hydra.callbacks",
