@@ -1,7 +1,7 @@
 """Whose code a configuration may name: metarun's, torch's optimizers and schedules, and that of modules the user has declared.
 
 Declared are the packages that `METARUN_PACKAGES` names, and the modules that lie in the working directory where every
-configuration is metarun's own, the working directory's or the command line's. A finished run and a folder of configurations from
+configuration is metarun's own, of the `conf/` there, or the command line's. A finished run and a folder of configurations from
 elsewhere declare nothing. Names are checked before anything is imported, kinds before anything is called (`metarun.build`).
 """
 
@@ -29,7 +29,7 @@ from metarun.config import CONFIGS, ConfigError
 
 PACKAGES = "METARUN_PACKAGES"
 OWN = ("metarun.", "torch.optim.")
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+SWEEPER = "hydra_plugins.metarun_sweeper.MetarunSweeper"
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 _here: ContextVar[Path | None] = ContextVar("here", default=None)
@@ -130,8 +130,10 @@ class CheckedLoader(ConfigLoaderImpl):
     def _check_untouched(self, hydra: DictConfig, run_mode: RunMode) -> None:
         """Configurations from elsewhere leave Hydra's part as the command line alone makes it, but for what a sweep runs over."""
         path = ConfigSearchPathImpl()
-        for provider, place in (("hydra", "pkg://hydra.conf"), ("main", f"file://{CONFIGS}"), ("schema", "structured://")):
-            path.append(provider, place)
+        path.append("hydra", "pkg://hydra.conf")
+        for folder in filter(Path.is_dir, own_folders(hydra)):
+            path.append("main" if folder == CONFIGS else "user", f"file://{folder}")
+        path.append("schema", "structured://")
         alone = ConfigLoaderImpl(path).load_configuration("config", list(hydra.overrides.hydra), run_mode)
         found, expected = _plain(hydra), _plain(alone.hydra)
         for key in sorted(found.keys() | expected.keys()):
@@ -146,20 +148,27 @@ def _plain(hydra: DictConfig) -> dict[str, Any]:
         found.pop(key, None)
     for key in ("override_dirname", "config_name", "id", "num"):
         found["job"].pop(key, None)
-    if isinstance(found["sweeper"], dict):
+    if isinstance(found["sweeper"], dict) and found["sweeper"].get("_target_") == SWEEPER:  # which looks at them itself
         found["sweeper"].pop("params", None)
     return {str(key): value for key, value in found.items()}
 
 
 def folder_of(hydra: Any) -> Path | None:
-    """The working directory where all configurations lie in it or are metarun's or an installed plugin's; else None."""
-    here = Path(hydra.runtime.cwd).resolve()
-    own = (CONFIGS, here)
+    """The working directory where all configurations are metarun's, Hydra's or those of its `conf/`; else None."""
+    own = {str(folder.resolve()) for folder in own_folders(hydra)}
     for source in hydra.runtime.config_sources:
-        if source.schema == "file" and not any(Path(source.path).resolve().is_relative_to(folder) for folder in own):
+        installed = source.schema == "pkg" and source.path.startswith(("hydra.", "hydra_plugins."))
+        if not (
+            installed or source.schema == "structured" or (source.schema == "file" and str(Path(source.path).resolve()) in own)
+        ):
             return None
     names = (str(choice) for choice in hydra.runtime.choices.values())
-    return here if not any(".." in name or name.startswith("/") for name in names) else None
+    return Path(hydra.runtime.cwd) if not any(".." in name or name.startswith("/") for name in names) else None
+
+
+def own_folders(hydra: Any) -> tuple[Path, ...]:
+    """Where metarun's and the user's own configurations lie."""
+    return CONFIGS, Path(hydra.runtime.cwd) / "conf"
 
 
 def check_composed(config: DictConfig) -> None:

@@ -216,3 +216,13 @@ def test_a_folder_of_configurations_from_elsewhere_may_set_the_rest(here, tmp_pa
     found = [json.loads(path.read_text())["seed"] for path in here.folder.glob("out/**/results.json")]
     assert sorted(found) == [5, 6]
     shutil.rmtree(here.folder / "out")
+
+
+def test_a_folder_below_where_one_stands_is_elsewhere_too_unless_it_is_conf(here):
+    text = "# @package _global_\n# Theirs\nhydra: {run: {dir: theirs}}\n"
+    for name in ("downloads", "conf"):
+        (here.folder / name / "paper").mkdir(parents=True)
+        (here.folder / name / "paper" / f"of_{name}.yaml").write_text(text)
+    assert here.end("--config-dir", "downloads", "+paper=of_downloads", *SHORT)[2].startswith("metarun: hydra.run: a configuration")
+    assert here.end("+paper=of_conf", *SHORT)[0] == 0
+    assert (here.folder / "theirs/results.json").is_file()
