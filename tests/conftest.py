@@ -88,7 +88,7 @@ class Here:
                 root.setLevel(level)
                 GlobalHydra.instance().clear()
                 cli.failed.clear()
-                for name, module in list(sys.modules.items()):  # a user's own, which another test has otherwise
+                for name, module in sys.modules.copy().items():  # a user's own, which another test has otherwise
                     if str(getattr(module, "__file__", "")).startswith(str(self.folder)):
                         del sys.modules[name]
         return status, *self.capsys.readouterr()
