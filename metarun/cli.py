@@ -112,12 +112,12 @@ def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | Non
     """The line and the exit status for what is no bug; None for a bug, which shows its traceback."""
     if type(error).__name__ in ("Diverged", "SweepFailed"):  # by name: they would bring torch, and a progress bar
         return str(error), 1
+    if isinstance(error, OSError) and error.filename:  # a folder that is not there, a disk that is full
+        return f"{error.filename}: {error.strerror}", 2
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
         return explain(error, arguments), 2
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(MEMORY, str(error))):
         return f"this is more than the machine can hold ({one_line(str(error))[:160] or 'memory'})", 2
-    if isinstance(error, OSError) and error.filename:  # a folder that is not there, a disk that is full
-        return f"{error.filename}: {error.strerror}", 2
     return None
 
 
