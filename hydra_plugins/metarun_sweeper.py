@@ -10,6 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from metarun.config import CONFIGS, ConfigError
+
 
 class MetarunSweeper(BasicSweeper):
     """Every combination of the values listed, each a job, through the launcher chosen; or a search, with `+search=`.
@@ -28,6 +30,13 @@ class MetarunSweeper(BasicSweeper):
         self.grids = [params or {}] if params is None or isinstance(params, Mapping) else params
 
     def sweep(self, arguments: list[str]) -> None:
+        from metarun.trust import folder_of, modules_in
+
+        with modules_in(folder_of(self.config.hydra)):
+            self.run_all(arguments)
+
+    def run_all(self, arguments: list[str]) -> None:
+        """The sweep, with the user's own classes admitted as in a run."""
         from metarun.config import ConfigError
         from metarun.files import replacing
         from metarun.ranks import launched
@@ -61,7 +70,7 @@ class MetarunSweeper(BasicSweeper):
     def tabulate(self, jobs: Sequence[Any]) -> None:
         """Of a published table's sweep: print it, of all its runs in the sweep's folder, and write it to `tables/` there."""
         name = self.config.hydra.runtime.choices.get("table")
-        if name is None or not any(job.folder.path.is_dir() for job in jobs):
+        if name is None or not (CONFIGS / "table" / f"{name}.yaml").is_file() or not any(job.folder.path.is_dir() for job in jobs):
             return
         from metarun.report import table
         from metarun.report.runs import collect
@@ -71,7 +80,10 @@ class MetarunSweeper(BasicSweeper):
         print(f"\n{made.markdown()}\n", *made.save(folder / "tables"), sep="\n", flush=True)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of one job."""
+        """The configuration of one job, which leaves Hydra's part as it is."""
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if override.is_hydra_override():
+                raise ConfigError(f"{override.input_line}: Hydra's own keys cannot be swept over")
         found: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         return found
 

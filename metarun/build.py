@@ -7,20 +7,25 @@ are checked by pydantic against the annotations, ranges by the constructor itsel
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from metarun.config import ConfigError, RangeError, nearest
+from metarun.trust import check_name
 
 
-def locate(target: str, key: str = "_target_") -> Any:
-    """The class or function with the dotted name ``target``."""
-    module_name, _, name = target.rpartition(".")
-    if not module_name:
-        raise ConfigError(f"{key}={target}: expected a dotted name such as package.module.Class")
+def locate(target: Any, kind: type = object, key: str = "_target_") -> Any:
+    """The class with the dotted name ``target``, a subclass of ``kind``; or a function that is annotated to return one.
+
+    Nothing is imported that `metarun.trust` does not admit, and nothing is called.
+
+    Raises:
+        ConfigError: there is none, its module is not admitted, or it is of another kind.
+    """
+    module_name, _, name = check_name(target, key).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -30,22 +35,26 @@ def locate(target: str, key: str = "_target_") -> Any:
         raise
     if not hasattr(module, name):
         raise ConfigError(f"{key}={target}: no {name} in {module_name}{nearest(name, vars(module))}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    made = found if inspect.isclass(found) else _hints(found).get("return") if inspect.isfunction(found) else None
+    if not inspect.isclass(made) or not issubclass(made, kind):
+        raise ConfigError(f"{key}={target}: expected a subclass of {kind.__name__}")
+    return found
 
 
-def build(node: Any, *args: Any, key: str, **given: Any) -> Any:
+def build(node: Any, *args: Any, key: str, kind: type = object, **given: Any) -> Any:
     """Call ``node._target_`` with ``args``, ``given`` and the node's other keys.
 
-    ``key`` is the node's place in the configuration, for messages. Parameters filled by ``args`` and ``given`` are not config
-    keys.
+    ``key`` is the node's place in the configuration, for messages, and ``kind`` what belongs there. Parameters filled by ``args``
+    and ``given`` are not config keys.
 
     Raises:
-        ConfigError: an unknown key, a missing one, a value of the wrong type or out of range.
+        ConfigError: a target of another kind, an unknown key, a missing one, a value of the wrong type or out of range.
     """
-    values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     if not isinstance(values, Mapping) or "_target_" not in values:
         raise ConfigError(f"{key}: expected keys and a _target_, found {values!r}")
-    target = locate(values["_target_"], f"{key}._target_")
+    target = locate(values["_target_"], kind, f"{key}._target_")
     schema = config_parameters(target, len(args), given)
     taken = {}
     for name, value in values.items():
@@ -63,27 +72,28 @@ def build(node: Any, *args: Any, key: str, **given: Any) -> Any:
         if error.key.partition(".")[0] in schema:
             raise RangeError(f"{key}.{error.key}", error.value, error.expected) from None
         raise
-
-
-def check_kind(key: str, part: object, kind: type) -> None:
-    """Raise a `ConfigError` unless ``part``, configured under ``key``, is of the kind that belongs there."""
-    if not isinstance(part, kind):
-        raise ConfigError(f"{key}._target_: expected a subclass of metarun's {kind.__name__}, found {type(part).__name__}")
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError) or not target.__module__.startswith("torch."):
+            raise
+        raise ConfigError(f"{key}: {error}") from None  # what torch's own classes say of their arguments
 
 
 def config_parameters(target: Any, positional: int, given: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
     """The parameters of ``target`` that a configuration may set, annotations resolved."""
-    callee = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = get_type_hints(callee)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve: taken as they come
-        hints = {}
+    hints = _hints(target.__init__ if inspect.isclass(target) else target)
     parameters = list(inspect.signature(target).parameters.values())[positional:]
     return {
         p.name: p.replace(annotation=hints.get(p.name, Any))
         for p in parameters
         if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+
+
+def _hints(callee: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(callee)
+    except (NameError, TypeError):  # annotations that only a type checker can resolve: taken as they come
+        return {}
 
 
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
@@ -100,6 +110,8 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
         if getattr(error, "code", None) != "type-adapter-config-unused":
             raise
         adapter = TypeAdapter(hint)
+    if any(abs(number) >= 2**53 for number in _integers(value)):
+        raise ConfigError(f"{key}={value}: expected a whole number of at most 53 bits")
     try:
         # As JSON, so that a YAML list passes for a tuple and an integer for a float, but no text for a number.
         return adapter.validate_json(json.dumps(value))
@@ -109,6 +121,14 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
             raise ConfigError(f"{key}={value}: expected one of {', '.join(choices)}{nearest(str(value), choices)}") from None
         problem = error.errors(include_url=False)[0]["msg"]
         raise ConfigError(f"{key}={value}: expected {_readable(hint)}, {problem[:1].lower()}{problem[1:]}") from None
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _integers(part)
 
 
 def _literals(hint: Any) -> list[str]:

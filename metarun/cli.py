@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from typing import Any, NoReturn
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal import hydra as internals
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -28,9 +31,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config import CONFIGS, LATER, NO_EFFECT, ConfigError, nearest
+from metarun.config import CONFIGS, LATER, NO_EFFECT, ConfigError, check_own_keys, nearest
 from metarun.ranks import ALONE, Ranks, launched
 from metarun.signals import stop_if_asked
+from metarun.trust import CheckedLoader, folder_of, modules_in
 
 GROUPS = {
     "algo": "how to learn from a support set",
@@ -44,11 +48,15 @@ GROUPS = {
     "+search": "search for values of keys on validation, with -m",
 }
 CHOICES = ("algo", "data", "cl", "model")
+MEMORY = "out of memory|can't allocate memory|not enough memory|overflow|[Ii]nvalid storage size"
+"""What torch says where there is none left, or where a number is beyond its types."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What is the disk's fault, though nobody says which file's."""
 
 log = logging.getLogger(__name__)
+
+internals.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined] # Hydra has no hook between composing and making its callbacks
 
 
 def main() -> NoReturn:
@@ -77,7 +85,11 @@ def main() -> NoReturn:
                 raise ConfigError(f"torchrun: shares out the training of one run; say metarun {arguments[0]} without it")
             COMMANDS[arguments[0]](arguments[1:])
             sys.exit(0)
-        job()
+        check_flags(arguments)
+        try:
+            job()
+        except SystemExit as end:  # Hydra's own commands, such as --cfg
+            sys.exit(2 if end.code else 0)
         if failed:
             raise failed.pop()
     except KeyboardInterrupt as error:
@@ -113,11 +125,29 @@ def what_to_say(error: Exception, arguments: list[str]) -> tuple[str, int] | Non
     """The line and the exit status for what is no bug; None for a bug, which shows its traceback."""
     if type(error).__name__ in ("Diverged", "SweepFailed", "Lost"):  # by name: they would bring torch, and a progress bar
         return str(error), 1
-    if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
-        return explain(error, arguments), 2
     if isinstance(error, OSError) and (error.filename or error.errno in DISK):  # a folder that is not there, a disk that is full
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part), 2
+    if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or raised_by_hydra(error):
+        return explain(error, arguments), 2
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(MEMORY, str(error))):
+        return f"this is more than the machine can hold ({one_line(str(error))[:160] or 'memory'})", 2
     return None
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says a mistake in one line, as all of metarun does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog.removeprefix('metarun ')}: {message}")
+
+
+def check_flags(arguments: list[str]) -> None:
+    """Refuse what Hydra's own parser would tell in several lines, and its flag that unpickles a file."""
+    parser = get_args_parser()
+    parser.__class__, parser.prog = Parser, "flags"
+    given = parser.parse_args(arguments)
+    if given.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: reads a pickle, which can run any code; the same command again continues a run")
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -134,14 +164,15 @@ def show(overrides: list[str]) -> None:
         config = compose("config", overrides, return_hydra_config=True)
     from metarun.show import show as draw
 
-    drawn = draw(config, config.hydra.runtime.choices.data)
+    with modules_in(folder_of(config.hydra)):
+        drawn = draw(config, config.hydra.runtime.choices.data)
     for path, stage in drawn.items():
         print(f"{path}  {stage}" if len(drawn) > 1 else path)
 
 
 def report(arguments: list[str]) -> None:
     """`metarun report RUNS…`: a page that compares runs; with `--table NAME` a table of `configs/table/`."""
-    parser = argparse.ArgumentParser(prog="metarun report", description=report.__doc__)
+    parser = Parser(prog="metarun report", description=report.__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders with some in them")
     parser.add_argument("--table", help="one of " + ", ".join(sorted(choices_of("table", []))))
     parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder for what is written")
@@ -179,7 +210,8 @@ def job(config: DictConfig) -> None:
         if parent_process() is not None:  # many at once on one terminal: what they say stands in their logs
             root = logging.getLogger()
             root.handlers = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
-        run_or_show(config)
+        with modules_in(folder_of(HydraConfig.get())):
+            run_or_show(config)
     except KeyboardInterrupt:
         if parent_process() is None:
             raise
@@ -218,6 +250,7 @@ def run_or_show(config: DictConfig) -> None:
         raise ConfigError("search: tries many runs; say -m, too")
     from metarun.tracking import FINAL, RunFolder, source_digest
 
+    check_own_keys(config)
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     chosen = HydraConfig.get().runtime.choices
     choices = {group: chosen[group] for group in CHOICES} | {"cl": methods(chosen)}
@@ -381,12 +414,10 @@ def headline(path: Path) -> str:
 
 
 def raised_by_hydra(error: BaseException) -> bool:
-    """Whether the innermost frame of a traceback is Hydra's or its parser's, which let some mistakes out as ValueError."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
-    return module.partition(".")[0] in ("hydra", "omegaconf", "antlr4")
+    """Whether it came out of Hydra, or of what Hydra called, with nothing of metarun's between: a mistake that it let through."""
+    packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    known = [package for package in packages if package in ("hydra", "omegaconf", "antlr4", "metarun", "hydra_plugins")]
+    return bool(known) and known[-1] not in ("metarun", "hydra_plugins")
 
 
 def explain(error: BaseException, arguments: list[str]) -> str:
@@ -397,6 +428,8 @@ def explain(error: BaseException, arguments: list[str]) -> str:
     if match := re.search(r"Could not (?:find|load) '([\w@./+-]+)/([^/']+)'", text):
         group, choice = match[1].split("@")[0], match[2]
         return f"{group}={choice}: no such choice{nearest(choice, choices_of(group, arguments))}"
+    if isinstance(error, HydraException) and (match := re.match(r"Could not override '(paper|table|search)'", text)):
+        return f"{match[1]}: it stands in no configuration yet; say +{match[1]}=CHOICE"
     if match := re.search(r"(?:Could not override|Key) '([^']+)'", text):
         key = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^']+)'", text) or match
         return f"{key[1]}: no such key{nearest_key(key[1], arguments)}"
@@ -407,7 +440,10 @@ def explain(error: BaseException, arguments: list[str]) -> str:
         return f"{match[1]}: missing; choose from {', '.join(choices_of(match[1], arguments))}"
     if isinstance(error, OverrideParseException) or not isinstance(error, HydraException | OmegaConfBaseException):
         bad = getattr(error, "override", None) or next((a for a in arguments if a[:1] == "="), None)
-        return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE" if bad else one_line(text)
+        if bad:
+            return f"{one_line(bad)}: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE"
+        cause = f" ({one_line(str(error.__cause__))})" if error.__cause__ else ""
+        return f"Hydra cannot work with this configuration: {one_line(text) or type(error).__name__}{cause}"
     return one_line(text)
 
 

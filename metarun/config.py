@@ -35,6 +35,13 @@ class RangeError(ConfigError):
         self.key, self.value, self.expected = key, value, expected
 
 
+def check_own_keys(config: Mapping[str, Any]) -> None:
+    """Raise a `ConfigError` where one of the keys outside all groups has a value of another type."""
+    for key, kinds in {"seed": (int,), "restart": (bool,), "any_code": (bool,), "reference": (str, type(None))}.items():
+        if type(config[key]) not in kinds:
+            raise ConfigError(f"{key}={config[key]}: expected {kinds[0].__name__}")
+
+
 def require(ok: bool, key: str, value: object, expected: str) -> None:
     """Raise a `RangeError` unless ``ok``: ``require(lr > 0, "lr", lr, "a number above 0")``."""
     if not ok:

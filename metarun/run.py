@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.algo.oml import lengths
 from metarun.algo.task_features import task_features
-from metarun.build import build, check_kind, locate
+from metarun.build import build, locate
 from metarun.cl.method import ContinualMethod
 from metarun.cl.metrics import stream_metrics
 from metarun.cl.several import Several
-from metarun.config import ConfigError
+from metarun.config import ConfigError, check_own_keys
 from metarun.data.source import Data, Stage
 from metarun.episodes import TaskSpec
 from metarun.files import SCHEMA, replacing
@@ -33,6 +36,7 @@ from metarun.rng import derive
 from metarun.signals import Interrupted
 from metarun.tracking import Log, RunFolder
 from metarun.trainer import checkpoint
+from metarun.trainer.budget import Budget
 from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.machine import choose_device, keep_freed_memory, make_deterministic, set_threads
@@ -122,33 +126,56 @@ def build_parts(config: DictConfig, ranks: Ranks = ALONE) -> Parts:
     Raises:
         ConfigError: a key, a value or a combination that cannot work.
     """
+    check_own_keys(config)
     seed: int = config.seed
-    if type(seed) is not int:
-        raise ConfigError(f"seed={seed}: expected int")
-    trainer: Trainer = build(config.trainer, seed, key="trainer")
+    trainer: Trainer = build(config.trainer, seed, key="trainer", kind=Trainer)
+    check_optimizer(trainer)
     make_deterministic(trainer.deterministic)
     device = choose_device(trainer.device, ranks)
     method = build_method(config.cl)
     data = build_data(config, method)
     torch.manual_seed(derive(seed, "initialisation"))
-    algorithm: Algorithm = build(config.algo, data.spec, partial(make_network, config.model, data.spec), key="algo")
-    check_kind("algo", algorithm, Algorithm)
+    network = partial(make_network, config.model, data.spec)
+    algorithm: Algorithm = build(config.algo, data.spec, network, key="algo", kind=Algorithm)
     if not any(True for _ in algorithm.parameters()):
         raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
     one = stages[0].train.sample(torch.arange(1))
     work = work_of(algorithm, one) * trainer.tasks
-    protocol, budget = trainer.iterations, build(config.budget, key="budget")
+    protocol, budget = trainer.iterations, build(config.budget, key="budget", kind=Budget)
     if not budget.full:
         cut = {
             "iterations": budget.iterations(protocol, work * algorithm.passes(one) * len(stages)),
             "val_tasks": budget.tests(trainer.val_tasks),
             "test_tasks": budget.tests(trainer.test_tasks),
         }
-        trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer")
+        trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer", kind=Trainer)
     part = {"name": budget.name, "share": trainer.iterations / max(protocol, 1)}
     return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work // ranks.size), stages, part)
+
+
+def check_optimizer(trainer: Trainer) -> None:
+    """Try the optimizer and the schedule on one weight, before any data are read.
+
+    Raises:
+        ConfigError: one of them is of another kind, or cannot make a step.
+    """
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    key = "trainer.optimizer"
+    try:
+        optimizer = build(trainer.optimizer, [weight], key=key, kind=Optimizer)
+        schedule = trainer.scheduler
+        scheduler = build(schedule, optimizer, key="trainer.scheduler", kind=LRScheduler) if isinstance(schedule, Mapping) else None
+        optimizer.step()
+        key = "trainer.scheduler"
+        if scheduler is not None:
+            scheduler.step()
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{key}: {error}") from None  # as torch says it
 
 
 def features_of(config: DictConfig) -> dict[str, float]:
@@ -161,20 +188,19 @@ def build_data(config: DictConfig, method: ContinualMethod) -> Data:
     """The data configured; in stages, the default ones where none are named, if anything about the stream asks for them."""
     streams = config.trainer.switch is not None or config.trainer.order != "given"
     staged = streams or type(method) is not ContinualMethod
-    data: Data = build(with_stages(config.data) if staged else config.data, config.seed, key="data")
-    check_kind("data", data, Data)
+    data: Data = build(with_stages(config.data) if staged else config.data, config.seed, key="data", kind=Data)
     return data
 
 
 def build_method(node: DictConfig) -> ContinualMethod:
     """The method configured, together with those under its key `also`."""
-    own: Any = OmegaConf.to_container(node, resolve=True)
-    others = own.pop("also", None) or {}
-    methods = {"cl": build(own, key="cl")}
+    own: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    others = own.pop("also", None) or {} if isinstance(own, dict) else {}
+    if not isinstance(others, Mapping):
+        raise ConfigError(f"cl.also={others}: expected methods by name, as cl=[ewc,replay] gives them")
+    methods = {"cl": build(own, key="cl", kind=ContinualMethod)}
     for name, other in others.items():
-        methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}")
-    for key, method in methods.items():
-        check_kind(key, method, ContinualMethod)
+        methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}", kind=ContinualMethod)
     return Several(list(methods.values())) if len(methods) > 1 else methods["cl"]
 
 
@@ -182,14 +208,14 @@ def with_stages(node: DictConfig) -> DictConfig:
     """The data's configuration, with its default stages where it says none, but may."""
     if "stages" not in node or node.stages is not None:
         return node
-    stages = locate(node._target_, "data._target_").default_stages
+    stages = locate(node._target_, Data, "data._target_").default_stages
     log.info("data.stages=%d: continual learning needs stages, and these are the data's default", stages)
     return OmegaConf.merge(node, {"stages": stages})  # type: ignore[return-value]
 
 
 def make_network(node: DictConfig, spec: TaskSpec, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
     """The configured network for the tasks' inputs (or others); ``outputs`` None: an embedding without a head."""
-    return as_network(build(node, input_shape or spec.input_shape, outputs, key="model"))
+    return as_network(build(node, input_shape or spec.input_shape, outputs, key="model", kind=nn.Module))
 
 
 def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:

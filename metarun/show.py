@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
-from metarun.build import build, check_kind
+from metarun.build import build
 from metarun.data.source import Data
 from metarun.episodes import Episodes
 from metarun.report import figures
@@ -20,8 +20,7 @@ MOST_WAYS, MOST_IMAGES = 10, 10
 
 def show(config: DictConfig, name: str) -> dict[Path, str]:
     """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files and stages."""
-    data: Data = build(config.data, config.seed, key="data")
-    check_kind("data", data, Data)
+    data: Data = build(config.data, config.seed, key="data", kind=Data)
     written = {}
     stages = data.stages(torch.device("cpu"))
     for number, stage in enumerate(stages):

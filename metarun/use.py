@@ -20,7 +20,7 @@ from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
-from metarun.config import CONFIGS, NO_EFFECT, ConfigError, nearest
+from metarun.config import CONFIGS, NO_EFFECT, ConfigError, check_own_keys, nearest
 from metarun.data.images import ImageData, to_shape
 from metarun.data.source import Data, Stage
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -34,6 +34,7 @@ from metarun.trainer.evaluation import evaluate as scores_of
 from metarun.trainer.evaluation import testing
 from metarun.trainer.machine import choose_device, set_threads
 from metarun.trainer.trainer import Trainer, metric_name
+from metarun.trust import check_names
 
 SHAPE = ("ways", "shots", "queries")
 """Keys of a test task's shape, which other data take over from the run."""
@@ -57,6 +58,7 @@ class Learner:
         self.results = results
         config = OmegaConf.load(self.folder.path / ".hydra" / "config.yaml")
         assert isinstance(config, DictConfig)  # noqa: S101 what Hydra writes there
+        check_names(OmegaConf.to_container(config, resolve=True))  # a run from elsewhere: before anything in it is looked up
         self.config = config
         self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
         self.algorithm, self.states = restored(config, self.spec, self.folder, partial(prepare, build_method(config.cl), []))
@@ -176,6 +178,7 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
         if last not in known:
             raise ConfigError(f"{key}: no such key{nearest(last, known)}")
         OmegaConf.update(config, key, override.value())
+    check_own_keys(config)
     mode, before = config.algo.get("batch_norm"), learner.config.algo.get("batch_norm")
     if mode == "running" and before != mode:
         raise ConfigError(f"algo.batch_norm=running: this run was trained with {before} and kept no running statistics")
@@ -184,7 +187,7 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
 
 def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """Test the run's learner as ``config`` says → what results.json of the test says; per-task scores go to test.npz."""
-    trainer: Trainer = build(config.trainer, config.seed, key="trainer")
+    trainer: Trainer = build(config.trainer, config.seed, key="trainer", kind=Trainer)
     method, device = build_method(config.cl), choose_device(trainer.device)
     data = build_data(config, method)
     fit(data, learner.spec)
@@ -258,7 +261,7 @@ def restored(
     """
     torch.manual_seed(derive(config.seed, "initialisation"))
     network = partial(make_network, config.model, spec)
-    algorithm: Algorithm = build(config.algo, spec, network, key="algo")
+    algorithm: Algorithm = build(config.algo, spec, network, key="algo", kind=Algorithm)
     last = checkpoint.load(folder.last)
     if last is None:
         raise ConfigError(f"{folder.last}: the run's weights are not there")

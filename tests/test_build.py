@@ -29,6 +29,7 @@ TARGET = f"{__name__}.Thing"
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
+    monkeypatch.setenv("METARUN_PACKAGES", __name__)
     monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(Thing=Thing))
 
 

@@ -64,12 +64,12 @@ def blocks(page: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def written(metarun):
+def written(here):
     for name, code in blocks("adding.md").items():
-        path = metarun.folder / name
+        path = here.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
-    return metarun
+    return here
 
 
 def save_images(folder):
@@ -120,7 +120,7 @@ def test_a_continual_method_of_ones_own(written):
     assert {"R.png", "stages.png"} <= {path.name for path in (written.folder / "run/figures").iterdir()}
 
 
-def test_stages_are_listed_without_training(metarun):
-    out = metarun("show", "data=sine", "data.stages=2").stdout
+def test_stages_are_listed_without_training(here):
+    out = here("show", "data=sine", "data.stages=2").stdout
     assert out.splitlines() == ["outputs/show/sine-0.png  phase 0.00-1.57", "outputs/show/sine-1.png  phase 1.57-3.14"]
-    assert "data=sin: no such choice" in metarun("show", "data=sin", status=2).stderr
+    assert "data=sin: no such choice" in here("show", "data=sin", status=2).stderr

@@ -92,7 +92,8 @@ def test_a_watch_counts_and_a_job_that_vanished_has_failed(tmp_path, monkeypatch
 def test_a_failure_stops_no_other_job_and_the_same_sweep_does_what_is_missing(metarun):
     """One job is a user's mistake, one a bug, one diverges; the fourth is finished, and shown the second time."""
     (metarun.folder / "broken.py").write_text(
-        "class Net:\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
         "    def __init__(self, shape, outputs, widths: object, init: object, std: object):\n"
         "        raise KeyError('oh')\n"
     )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
 from metarun.algo.inner_loop import one_head
-from metarun.build import build, check_kind
+from metarun.build import build
 from metarun.config import ConfigError, nearest
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, embedding_shape
@@ -147,8 +147,8 @@ def meta_learner(
     if network not in networks:
         raise ConfigError(f"algo.network={network}: no such network{nearest(network, networks)}")
     key = f"algo.networks.{network}"
-    made: MetaLearner = build(networks[network], spec, model, key=key, batch_norm=batch_norm, task_chunk=task_chunk)
-    check_kind(key, made, MetaLearner)
+    own = {"batch_norm": batch_norm, "task_chunk": task_chunk}
+    made: MetaLearner = build(networks[network], spec, model, key=key, kind=MetaLearner, **own)
     return made
 
 

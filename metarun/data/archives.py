@@ -4,12 +4,19 @@
 read-only. Decoded arrays go to `METARUN_CACHE`. Both default to the user's own folders.
 """
 
+import gzip
 import hashlib
+import io
 import json
 import logging
 import os
+import re
+import stat
+import tarfile
 import uuid
-from collections.abc import Callable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +66,73 @@ def find(root: str | None, folder: str, name: str, url: str | None = None, md5: 
     return places[0]
 
 
+# Archives are read in memory and never unpacked. One that would do harm where it is unpacked is refused all the same.
+
+
+def check_zip(path: Path, archive: zipfile.ZipFile, most: int) -> None:
+    """Refuse a zip with names that lead out of it, with links or devices, or with more than ``most`` bytes in its files.
+
+    zipfile reads no more of a file than the size declared.
+
+    Raises:
+        ConfigError: it is one of these.
+    """
+    total = 0
+    for member in archive.infolist():
+        total += member.file_size
+        _check_member(path, member.filename, stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR))
+        _check_size(path, total, most)
+
+
+def read_tar(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
+    """Files of a tar.gz by the last part of their names, each cut behind the size that ``wanted`` gives, and so found out.
+
+    Raises:
+        ConfigError: it is no tar.gz, or one that `check_zip` would refuse; "more" is here what ``wanted`` sums up to, and a
+            megabyte for the rest.
+    """
+    most = sum(wanted.values()) + 2**20
+    found: dict[str, bytes] = {}
+    try:
+        with gzip.open(path) as unzipped, tarfile.open(fileobj=_Bounded(path, unzipped, most), mode="r|") as archive:
+            for member in archive:
+                _check_member(path, member.name, (member.isreg() and not member.issparse()) or member.isdir())
+                _check_size(path, member.size, most)
+                name = member.name.rpartition("/")[2]
+                if member.isreg() and name in wanted and name not in found and (opened := archive.extractfile(member)):
+                    found[name] = opened.read(wanted[name] + 1)
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: not a readable tar.gz archive ({error}); remove it, and it will be downloaded") from None
+    return found
+
+
+class _Bounded(io.RawIOBase):
+    """What a file gives, up to a size: a header that says it is longer than memory is not believed."""
+
+    def __init__(self, path: Path, file: gzip.GzipFile, most: int) -> None:
+        self.path, self.file, self.most = path, file, most
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(min(size, self.most + 1) if size >= 0 else self.most + 1)
+        _check_size(self.path, self.file.tell(), self.most)
+        return content
+
+
+def _check_member(path: Path, name: str, plain: bool) -> None:
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or not parts[0] or ":" in parts[0]:
+        raise ConfigError(f"{path}: {name!r} in it leads out of the archive; remove it, and it will be downloaded")
+    if not plain:
+        raise ConfigError(f"{path}: {name!r} in it is a link or a device; remove it, and it will be downloaded")
+
+
+def _check_size(path: Path, size: int, most: int) -> None:
+    if size > most:
+        raise ConfigError(f"{path}: unpacked it is larger than the {most:,} bytes that the data set needs; remove it")
+
+
 def cache_folder() -> Path:
     """Where decoded arrays are kept."""
     named = os.environ.get("METARUN_CACHE")
@@ -97,7 +171,7 @@ def mapped(
     folder = cache_folder()
     path, names = folder / f"{name}.npy", folder / f"{name}.json"
     try:
-        found = np.load(path, mmap_mode="c")
+        found = np.load(path, mmap_mode="c", allow_pickle=False)
         if found.shape == shape and found.dtype == np.uint8:
             return found, json.loads(names.read_text())
     except (OSError, ValueError, EOFError):
@@ -123,7 +197,7 @@ def mapped(
     finally:
         with suppress(OSError):
             beside.unlink()
-    return np.load(path, mmap_mode="c"), parts
+    return np.load(path, mmap_mode="c", allow_pickle=False), parts
 
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]] | None:

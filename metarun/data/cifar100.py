@@ -5,8 +5,6 @@ Source: www.cs.toronto.edu/~kriz/cifar.html; the release states no licence and a
 it: inputs (3, 32, 32) in [0, 1].
 """
 
-import tarfile
-import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,6 +28,7 @@ MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 RECORD = 2 + 3 * 32 * 32  # superclass, class, then red, green and blue planes
 MEMBERS = {"train.bin": 500, "test.bin": 100}
 """Files in the archive, and images of each class in them."""
+NAMES = "fine_label_names.txt"
 CLASSES = 100
 VALIDATION = 50
 """Of the training images of each class."""
@@ -139,23 +138,23 @@ def decode(path: Path, members: dict[str, int]) -> dict[str, NDArray[np.generic]
     Raises:
         ConfigError: it is no such archive, or not whole.
     """
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            records = [_records(archive, path, name, count) for name, count in members.items()]
-            names = _member(archive, path, "fine_label_names.txt", 10_000).decode().split()
-    except (tarfile.TarError, zlib.error, EOFError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable tar.gz archive ({error}); remove it, and it will be downloaded") from None
+    sizes = {name: count * CLASSES * RECORD for name, count in members.items()}
+    found = archives.read_tar(path, {**sizes, NAMES: 10_000})
+    for name in (*members, NAMES):
+        if name not in found:
+            raise ConfigError(f"{path}: no {name} in it; expected the archive {ARCHIVE} of CIFAR-100")
+    records = [_records(found[name], path, name, count) for name, count in members.items()]
+    names = found[NAMES].decode(errors="replace").split()
     if len(names) != CLASSES:
-        raise ConfigError(f"{path}: fine_label_names.txt: expected {CLASSES} names, found {len(names)}")
+        raise ConfigError(f"{path}: {NAMES}: expected {CLASSES} names, found {len(names)}")
     whole = np.concatenate(records)
     order = np.argsort(whole[:, 1], kind="stable")
     images = whole[order, 2:].reshape(-1, 3, 32, 32)
     return {"images": images, "names": np.array(names), "superclass": whole[order[:: len(whole) // CLASSES], 0]}
 
 
-def _records(archive: tarfile.TarFile, path: Path, name: str, per_class: int) -> NDArray[np.uint8]:
+def _records(content: bytes, path: Path, name: str, per_class: int) -> NDArray[np.uint8]:
     expected = per_class * CLASSES * RECORD
-    content = _member(archive, path, name, expected)
     if len(content) != expected:
         raise ConfigError(f"{path}: {name}: expected {expected:,} bytes, found {len(content):,}")
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
@@ -164,12 +163,3 @@ def _records(archive: tarfile.TarFile, path: Path, name: str, per_class: int) ->
         wrong = int(np.flatnonzero(counts != (per_class if len(counts) == CLASSES else 0))[-1])
         raise ConfigError(f"{path}: {name}: expected {per_class} images of each class, found {counts[wrong]} of class {wrong}")
     return records
-
-
-def _member(archive: tarfile.TarFile, path: Path, name: str, most: int) -> bytes:
-    """A file of the archive, read in memory and never unpacked; one larger than ``most`` is cut, and so found out."""
-    for member in archive:
-        if member.isfile() and Path(member.name).name == name:
-            opened = archive.extractfile(member)
-            return opened.read(most + 1) if opened else b""
-    raise ConfigError(f"{path}: no {name} in it; expected the archive {ARCHIVE} of CIFAR-100")

@@ -15,6 +15,8 @@ from metarun.data.source import Split, TaskShape, task_shapes
 from metarun.rng import derive
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""That Pillow decodes itself, whatever a file calls itself: EPS is a program that it would have Ghostscript run."""
 DECODING = "v1"
 
 
@@ -160,7 +162,7 @@ def decode(files: dict[str, list[Path]], size: int, channels: int) -> dict[str, 
 
 def _decode_one(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
             square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

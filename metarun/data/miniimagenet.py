@@ -30,6 +30,8 @@ CLASSES: dict[Split, int] = {"train": 64, "val": 16, "test": 20}
 PER_CLASS = 600
 SIDE = 84
 DECODING = "v1"
+MOST = 2 * max(CLASSES.values()) * PER_CLASS * SIDE * SIDE * 3
+"""Bytes of a pickle; in the oldest form of pickles a byte of an image takes up to two."""
 PICKLES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
@@ -169,7 +171,7 @@ def from_files(files: dict[str, list[Path]], where: Path, which: Split) -> Itera
 
 def _decode_one(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
             colour = image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{path}: not a readable image ({error})") from None
@@ -208,6 +210,9 @@ def load_arrays(path: Path) -> Any:
         ConfigError: it does, or it is no pickle.
     """
     try:
+        size = path.stat().st_size
+        if size > MOST:
+            raise ValueError(f"{size:,} bytes, more than the data set needs")
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise nearly anything

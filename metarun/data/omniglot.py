@@ -34,6 +34,8 @@ ARCHIVES = {  # published MD5 of the official container, and characters inside
 }
 DRAWERS = 20
 SIDE = 28
+MOST = 2**26
+"""Bytes that the drawings of an archive may come to; those of the official ones are some 250 each."""
 DECODING = "v1"
 """Raised whenever decoded pixels would change, so that a cache of before is not taken."""
 
@@ -144,6 +146,7 @@ def read_archive(path: Path, name: str, count: int, resize: str) -> dict[str, ND
     member = re.compile(rf"{name}/([^/]+/character\d\d)/\d{{4}}_(\d\d)\.png")
     try:
         with zipfile.ZipFile(path) as archive:
+            archives.check_zip(path, archive, MOST)
             found = sorted((m[1], m[2], m[0]) for m in map(member.fullmatch, archive.namelist()) if m)
             per_character = Counter(character for character, _, _ in found)
             wrong = [c for c, n in per_character.items() if n != DRAWERS]

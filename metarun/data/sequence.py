@@ -65,9 +65,8 @@ class Sequence(Data):
             keys: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / f"{name}.yaml"))
             keys.pop("defaults", None)
             own = {"root": root} if "root" in keys else {}
-            made = build({**keys, **own, **shape, **options.get(name, {})}, seed, key=f"data.options.{name}")
-            if not isinstance(made, ImageData):
-                raise ConfigError(f"data.of={name}: expected a data set of images")
+            options_of = {**keys, **own, **shape, **options.get(name, {})}
+            made: ImageData = build(options_of, seed, key=f"data.options.{name}", kind=ImageData)
             made.bring((channels, size, size))
             self.sets.append(made)
         in_training = sum(data.spec.train_classes or 0 for data in self.sets)

@@ -26,6 +26,9 @@ Numbers = NDArray[np.float64]
 CURVES, MATRICES = 12, 20
 """Methods in a picture at most; more of them cannot be told apart."""
 MERIT = {"test": "test", "bwt": "BWT", "forgetting": "forgetting"}
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""A page of pictures and tables: whatever a run says of itself, a browser runs and fetches nothing for it."""
+
 STYLE = """
 :root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 body { max-width: 90rem; margin: 2rem auto; padding: 0 1rem; }
@@ -97,6 +100,7 @@ def page(runs: Sequence[Run]) -> str:
     found = methods(runs)
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f'<meta http-equiv=Content-Security-Policy content="{POLICY}">',
         f"<title>metarun: {len(runs)} runs</title><style>{STYLE}</style>",
         f"<h1>{len(runs)} runs, {len(found)} methods</h1>",
         *_results(found),
@@ -136,11 +140,11 @@ def _results(found: Sequence[Method]) -> Iterator[str]:
                 f"± {np.mean(spread):.{digits}f}" if spread else "",
                 str(len(method.runs)),
                 f"{results[0]['test'][method.metric]['n_tasks']:,}",
-                results[0]["protocol"]["batch_norm"] or "",
+                html.escape(str(results[0]["protocol"]["batch_norm"] or "")),
                 f"{results[0]['train']['iterations']:,}",
                 f"{np.mean([found['train']['seconds'] for found in results]):.0f}",
                 html.escape(", ".join({found["environment"]["device"] for found in results})),
-                ", ".join(sorted({found["environment"].get("git") or "" for found in results})),
+                html.escape(", ".join(sorted({str(found["environment"].get("git") or "") for found in results}))),
             ]
         )
     yield "<h2>Results</h2><p>Accuracies in per cent, else mean squared errors; of a stream the mean over its stages at the end."
@@ -150,7 +154,11 @@ def _results(found: Sequence[Method]) -> Iterator[str]:
 
 def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
     lines = [
-        [f"<code>{html.escape(str(run.path))}</code>", run.status, html.escape(str(run.results.get("stopped", ""))[:200])]
+        [
+            f"<code>{html.escape(str(run.path))}</code>",
+            html.escape(str(run.status)),
+            html.escape(str(run.results.get("stopped", ""))[:200]),
+        ]
         for run in runs
         if not run.finished
     ]

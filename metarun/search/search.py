@@ -32,7 +32,7 @@ def search(sweeper: "MetarunSweeper", said: list[Override]) -> None:
         raise ConfigError("search: needs metarun's extra search; pip install 'metarun[search]'")
     from metarun.search.study import Study
 
-    options: Options = build(sweeper.config.search, key="search")
+    options: Options = build(sweeper.config.search, key="search", kind=Options)
     space, fixed = divide(sweeper, options, said)
     name = options.name or name_of(sweeper, space, fixed)
     study = Study(

@@ -9,6 +9,8 @@ import torch
 from metarun.config import RangeError, require
 from metarun.ranks import ALONE, Ranks
 
+MOST_THREADS = 1024
+
 ONE_THREAD_BELOW = 10_000_000
 """Operations of the network's pass over an update's tasks below which a second thread gains too little (docs/results.md)."""
 
@@ -33,7 +35,7 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):  # torch says either where a backend is missing
         raise RangeError("trainer.device", name, "auto, or a device of this machine (cpu, cuda, cuda:1, mps)") from None
     return device
@@ -43,7 +45,11 @@ def set_threads(threads: int | None, work: int) -> int:
     """Use ``threads``, or as many as suit ``work`` (operations of one pass over an update's tasks) → the number in use.
 
     The environment's OMP_NUM_THREADS is this process's share of the cores, where a launcher or a user has set it.
+
+    Raises:
+        RangeError: more than any machine has, which OpenMP would try to start.
     """
+    require(threads is None or threads <= MOST_THREADS, "trainer.threads", threads, f"at most {MOST_THREADS}")
     if threads is None:
         threads = 1 if work < ONE_THREAD_BELOW else cores()
     torch.set_num_threads(threads)

@@ -104,17 +104,17 @@ def test_proposals_come_first(tmp_path):
     assert [overrides for _, overrides in ours.ask(3, 3)][:2] == [["lr=0.5"], ["lr=0.25"]]
 
 
-def test_a_search_from_the_command_line(metarun):
+def test_a_search_from_the_command_line(here):
     """Chosen on validation, tested over other seeds; the same command again has nothing left to do."""
     keys = ("trainer.iterations=20", "trainer.validate_every=10", "trainer.val_tasks=5", "trainer.test_tasks=5")
     plain = ("trainer.figures=false", "trainer.tensorboard=false", "search.trials=2", "search.test_seeds=[7,8]")
     command = ("-m", "+search=inner_lr", *keys, *plain)
-    done = metarun(*command)
-    (found,) = metarun.folder.glob("outputs/search/*/search.json")
+    done = here(*command)
+    (found,) = here.folder.glob("outputs/search/*/search.json")
     report = json.loads(found.read_text())
     assert set(report["test"]["mse"]["by_seed"]) == {"7", "8"}
     assert f"chosen on validation in 2 trials: {report['chosen'][0]}" in done.stdout
     assert done.stderr.count("error ") == 2
-    assert metarun(*command).stdout.count("skipped: finished") == 2
+    assert here(*command).stdout.count("skipped: finished") == 2
     warm = ("search.warm_start=outputs", "search.name=warm", "data.amplitude=[1,2]")
-    assert f"trial 0 (1 of 2): {report['chosen'][0]}" in metarun(*command, *warm).stderr
+    assert f"trial 0 (1 of 2): {report['chosen'][0]}" in here(*command, *warm).stderr

@@ -45,7 +45,7 @@ class SNAIL(Reader):
         sizes = [size for pair in attention for size in pair]
         require(bool(sizes) and all(size > 0 for size in sizes), "attention", list(attention), "pairs of numbers above 0")
         require(filters > 0, "filters", filters, "1 or more")
-        require(levels > 0, "levels", levels, "1 or more")
+        require(0 < levels <= 16, "levels", levels, "1 to 16")
         channels = self.features + self.spec.outputs
         layers: list[CausalLayer] = []
         for i, (keys, values) in enumerate(attention):

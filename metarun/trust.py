@@ -1,0 +1,246 @@
+"""Whose code a configuration may name: metarun's, torch's optimizers and schedules, and that of modules the user has declared.
+
+Declared are the packages that `METARUN_PACKAGES` names, and the modules that lie in the working directory where every
+configuration is metarun's own, of the `conf/` there, or the command line's. A finished run and a folder of configurations from
+elsewhere declare nothing. Names are checked before anything is imported, kinds before anything is called (`metarun.build`).
+"""
+
+import importlib.util
+import logging
+import logging.handlers
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental import callbacks
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from metarun.config import CONFIGS, ConfigError
+
+PACKAGES = "METARUN_PACKAGES"
+OWN = ("metarun.", "torch.optim.")
+SWEEPER = "hydra_plugins.metarun_sweeper.MetarunSweeper"
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+
+_here: ContextVar[Path | None] = ContextVar("here", default=None)
+
+
+@contextmanager
+def modules_in(folder: Path | None) -> Iterator[None]:
+    """For the length of the block modules that lie in ``folder`` are declared; None: no folder's are."""
+    token = _here.set(folder)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+def check_name(target: object, key: str) -> str:
+    """Raise a `ConfigError` unless ``target`` is the dotted name of something in an admitted module. Imports nothing."""
+    if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+        raise ConfigError(f"{key}={target}: expected a dotted name such as package.module.Class")
+    package = target.partition(".")[0]
+    if target.startswith(OWN) or _declared(target) or _lies_in(package, _here.get()):
+        return target
+    if _spec(package) is None:
+        raise ConfigError(f"{key}={target}: no module named {package}")
+    raise ConfigError(
+        f"{key}={target}: this is neither metarun's nor declared; where you trust {package}, say {PACKAGES}={package}"
+    )
+
+
+def check_names(node: Any, key: str = "") -> None:
+    """`check_name` of every `_target_` in a resolved configuration, however deep: also of those that nothing will build."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            place = f"{key}.{name}" if key else str(name)
+            if name == "_target_":
+                check_name(value, place)
+            check_names(value, place)
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            check_names(value, f"{key}[{number}]")
+
+
+def _declared(target: str) -> bool:
+    named = os.environ.get(PACKAGES, "").replace(",", " ").split()
+    own = "." in named and _lies_in(target.partition(".")[0], Path.cwd())
+    return own or any(target.startswith(f"{package}.") for package in named)
+
+
+def _lies_in(package: str, folder: Path | None) -> bool:
+    """Whether a top-level module would be imported from ``folder`` itself."""
+    spec = _spec(package)
+    if folder is None or spec is None:
+        return False
+    places = spec.submodule_search_locations or [spec.origin or ""]
+    return any(Path(place).resolve().parent == folder.resolve() for place in places)
+
+
+def _spec(package: str) -> ModuleSpec | None:
+    """Where a top-level module would come from; only those on the way to a dotted name are imported by asking."""
+    try:
+        return importlib.util.find_spec(package)
+    except ValueError:  # one that has none, such as __main__
+        return None
+
+
+# Hydra -----------------------------------------------------------------------------------------------------------------------
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader: what it composes is checked before Hydra makes callbacks, plugins and loggers of it."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        self._check_search_path(config_name, overrides)
+        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        if folder_of(config.hydra) is None:
+            self._check_untouched(config.hydra, run_mode)
+        check_composed(config)
+        return config
+
+    def _check_search_path(self, config_name: str | None, overrides: list[str]) -> None:
+        """Places to look in are folders: to look into a package is to import it."""
+        loaded = config_name and self.repository.load_config(config_name)
+        said = [OmegaConf.select(loaded.config, "hydra.searchpath")] if loaded and OmegaConf.is_dict(loaded.config) else []
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        said += [override.value() for override in parsed if override.key_or_group == "hydra.searchpath"]
+        for places in said:
+            for place in map(str, places if isinstance(places, Sequence) else ()):
+                if re.match(r"\w+://", place) and not place.startswith("file://"):
+                    raise ConfigError(f"hydra.searchpath={place}: expected a folder")
+
+    def _check_untouched(self, hydra: DictConfig, run_mode: RunMode) -> None:
+        """Configurations from elsewhere leave Hydra's part as the command line alone makes it, but for what a sweep runs over."""
+        path = ConfigSearchPathImpl()
+        path.append("hydra", "pkg://hydra.conf")
+        for folder in filter(Path.is_dir, own_folders(hydra)):
+            path.append("main" if folder == CONFIGS else "user", f"file://{folder}")
+        path.append("schema", "structured://")
+        alone = ConfigLoaderImpl(path).load_configuration("config", list(hydra.overrides.hydra), run_mode)
+        found, expected = _plain(hydra), _plain(alone.hydra)
+        for key in sorted(found.keys() | expected.keys()):
+            if found.get(key) != expected.get(key):
+                raise ConfigError(f"hydra.{key}: a configuration from elsewhere may not set it; say it on the command line")
+
+
+def _plain(hydra: DictConfig) -> dict[str, Any]:
+    """Hydra's part without what it fills in itself, and without the values of a sweep."""
+    found: Any = OmegaConf.to_container(hydra, resolve=False)
+    for key in ("runtime", "overrides", "help", "hydra_help", "mode"):
+        found.pop(key, None)
+    for key in ("override_dirname", "config_name", "id", "num"):
+        found["job"].pop(key, None)
+    if isinstance(found["sweeper"], dict) and found["sweeper"].get("_target_") == SWEEPER:  # which looks at them itself
+        found["sweeper"].pop("params", None)
+    return {str(key): value for key, value in found.items()}
+
+
+def folder_of(hydra: Any) -> Path | None:
+    """The working directory where all configurations are metarun's, Hydra's or those of its `conf/`; else None."""
+    own = {str(folder.resolve()) for folder in own_folders(hydra)}
+    for source in hydra.runtime.config_sources:
+        installed = source.schema == "pkg" and source.path.startswith(("hydra.", "hydra_plugins."))
+        if not (
+            installed or source.schema == "structured" or (source.schema == "file" and str(Path(source.path).resolve()) in own)
+        ):
+            return None
+    names = (str(choice) for choice in hydra.runtime.choices.values())
+    return Path(hydra.runtime.cwd) if not any(".." in name or name.startswith("/") for name in names) else None
+
+
+def own_folders(hydra: Any) -> tuple[Path, ...]:
+    """Where metarun's and the user's own configurations lie."""
+    return CONFIGS, Path(hydra.runtime.cwd) / "conf"
+
+
+def check_composed(config: DictConfig) -> None:
+    """Check every name in a composed configuration, Hydra's own part included.
+
+    Raises:
+        ConfigError: one that is not admitted, or is of another kind than belongs there.
+    """
+    filled = config.copy()
+    with open_dict(filled):  # what Hydra fills in when a job begins
+        filled.hydra.runtime.output_dir, filled.hydra.job.id, filled.hydra.job.num = "", "", 0
+        parts = {key: filled.hydra[key] for key in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")}
+        hydra: Any = {key: OmegaConf.to_container(node, resolve=True) for key, node in parts.items() if OmegaConf.is_config(node)}
+        del filled["hydra"]
+    with modules_in(folder_of(config.hydra)):
+        check_names(OmegaConf.to_container(filled, resolve=True))
+        for name, node in hydra.get("callbacks", {}).items():
+            _check_made(node, f"hydra.callbacks.{name}")
+            _check_class((node or {}).get("_target_"), Callback, f"hydra.callbacks.{name}._target_")
+        for part in ("launcher", "sweeper"):
+            _check_made(hydra.get(part), f"hydra.{part}")  # Hydra itself sees to it that it is a plugin
+        for part in ("job_logging", "hydra_logging"):
+            _check_logging(hydra.get(part) or {}, f"hydra.{part}")
+
+
+def _check_made(node: Any, key: str, *, inside: bool = False) -> None:
+    """What Hydra instantiates has one `_target_`, its own, and no other of the keys that steer it."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if re.fullmatch(r"_\w+_", str(name)) and (inside or name != "_target_"):
+                raise ConfigError(f"{key}.{name}: no such key")
+            _check_made(value, f"{key}.{name}", inside=True)
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            _check_made(value, f"{key}[{number}]", inside=True)
+
+
+_LOGGING: dict[str, type] = {"handlers": logging.Handler, "formatters": logging.Formatter, "filters": logging.Filter}
+
+
+def _check_logging(node: Mapping[str, Any], key: str) -> None:
+    """A logging configuration makes handlers, formatters and filters, and looks up nothing but the standard streams."""
+    for group, kind in _LOGGING.items():
+        for name, made in (node.get(group) or {}).items():
+            for entry, value in made.items() if isinstance(made, Mapping) else ():
+                place = f"{key}.{group}.{name}.{entry}"
+                if entry in ("class", "()"):
+                    _check_class(value, kind, place)
+                elif entry in (".", "queue", "listener"):
+                    raise ConfigError(f"{place}: no such key")
+    for text in _texts(node):
+        if text.startswith(("ext://", "cfg://")) and text not in STREAMS:
+            raise ConfigError(f"{key}: {text}: expected {' or '.join(STREAMS)}")
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping | list):
+        for value in node.values() if isinstance(node, Mapping) else node:
+            yield from _texts(value)
+
+
+def _check_class(target: Any, kind: type, key: str) -> None:
+    """As `metarun.build.locate`; the standard library's classes for logging and Hydra's own callbacks are of the kind, too."""
+    module, _, name = str(target).rpartition(".")
+    known = {"logging": logging, "logging.handlers": logging.handlers, "hydra.experimental.callbacks": callbacks}
+    if module in known:
+        found = vars(known[module]).get(name)
+        if not isinstance(found, type) or not issubclass(found, kind):
+            raise ConfigError(f"{key}={target}: expected a subclass of {kind.__name__}")
+        return
+    from metarun.build import locate
+
+    locate(target, kind, key)
