@@ -78,7 +78,8 @@ class Shape:
 
     @property
     def name(self) -> str:
-        task = f"{self.shots}-shot" if self.ways is None else f"{self.ways}-way {self.shots}-shot, {self.queries} queries"
+        queries = "1 query" if self.queries == 1 else f"{self.queries} queries"
+        task = f"{self.shots}-shot" if self.ways is None else f"{self.ways}-way {self.shots}-shot, {queries}"
         return f"{self.data} {task}, {self.tasks} task{'s' * (self.tasks > 1)}"
 
     @property
