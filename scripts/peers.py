@@ -162,7 +162,7 @@ def loop_evaluation(network: Network, episodes: Episodes, rate: float, steps: in
         scores = []
         for w in adapted(network, support_x, support_y, rate, steps):
             out = forward(w, query_x)
-            scores.append(loss(out, query_y) if query_y.is_floating_point() else (out.argmax(1) == query_y).double().mean())
+            scores.append(loss(out, query_y) if query_y.is_floating_point() else (out.argmax(1) == query_y).float().mean())
         found.append(torch.stack(scores))
     return torch.stack(found, 1)
 

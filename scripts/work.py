@@ -162,10 +162,13 @@ def maml(shape: Shape, place: Place, steps: int = 1, first_order: bool = False) 
 
 def variants(shape: Shape, place: Place, steps: int = 1) -> Contenders:
     """Metarun's own ways to do the same: in chunks of its choice, in one piece, and in chunks with recomputed steps."""
-    made = {}
-    for name, keys in {"metarun": {}, "one piece": {"task_chunk": shape.tasks}, "recomputed": {"recompute": True}}.items():
-        learner = MAML(shape.spec(), shape.network, RATE, inner_steps=steps, **keys).to(place.device, place.dtype)  # type: ignore[arg-type]
-        made[name] = training(learner, shape.episodes(place), {"": learner.backward})[""]
+    make = partial(MAML, shape.spec(), shape.network, RATE, inner_steps=steps)
+    learners = {"metarun": make(), "one piece": make(task_chunk=shape.tasks), "recomputed": make(recompute=True)}
+    made, episodes = {}, shape.episodes(place)
+    for name, learner in learners.items():
+        learner.load_state_dict(learners["metarun"].state_dict())
+        learner.to(place.device, place.dtype)
+        made[name] = training(learner, episodes, {name: learner.backward})[name]
     return made
 
 

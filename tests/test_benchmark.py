@@ -13,35 +13,60 @@ from work import LIBRARIES
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["loop", *LIBRARIES])
-@pytest.mark.parametrize(
-    "rows",
-    [
-        "sine 10-shot, 25 tasks: MAML, 5 steps",
-        "sine 10-shot, 25 tasks: first-order MAML, 5 steps",
-        "sine 10-shot, 25 tasks: Reptile, 5 steps",
-        "sine 10-shot, 200 tasks: evaluation, 10 steps",
-        "Omniglot 5-way 1-shot, 1 query, 4 tasks: MAML, 1 step",
-        "Omniglot 5-way 1-shot, 1 query, 32 tasks: first-order MAML, 1 step",
-        "Omniglot 5-way 1-shot, 15 queries, 32 tasks: ProtoNet",
-        "MNIST, 512 examples: Fisher, the data's labels",
-    ],
-)
-def test_contenders_compute_the_same(name, rows):
-    if name in LIBRARIES:
-        pytest.importorskip(name)
-    contenders = EVERY[rows].make(Place(CPU, min(2, EVERY[rows].tasks), torch.float64))
-    if name not in contenders:
-        pytest.skip("it has no such thing")
+WAVES, IMAGES = work.Shape("sine", 2, None, 10, 10), work.Shape("Omniglot", 2, 3, 1, 2)
+
+
+def check(contenders):
     for _ in range(2):  # the first turn leaves nothing behind that changes the second
-        assert disagreement({key: contenders[key] for key in ("metarun", name)})[name] < AGREE
+        found = disagreement(contenders)
+        assert found
+        assert max(found.values()) < AGREE
+
+
+@pytest.mark.parametrize("shape", [WAVES, IMAGES], ids=["waves", "images"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_all_compute_the_same_meta_gradient(shape, first_order):
+    contenders = work.maml(shape, Place(CPU, None, torch.float64), steps=2, first_order=first_order)
+    libraries = {"higher"} if first_order else set(LIBRARIES)
+    assert set(contenders) == {"metarun", "loop"} | (libraries - work.missing())
+    check(contenders)
+
+
+@pytest.mark.parametrize("shape", [WAVES, IMAGES], ids=["waves", "images"])
+@pytest.mark.parametrize("make", [work.reptile, work.evaluation])
+def test_loops_do_the_same(make, shape):
+    check(make(shape, Place(CPU, None, torch.float64), steps=3))
+
+
+def test_the_loop_of_prototypes_does_the_same():
+    check(work.protonet(IMAGES, Place(CPU, None, torch.float64)))
+
+
+def test_the_loop_over_examples_finds_the_same_fisher():
+    check(work.of_fisher(3, Place(CPU, None, torch.float64), sampled=False))
+
+
+def test_own_ways_do_the_same():
+    check(work.variants(IMAGES, Place(CPU, None, torch.float64), steps=2))
+
+
+def test_sampling_loops_make_tasks_of_the_same_shape():
+    for shape in (WAVES, IMAGES):
+        contenders, of = work.sampling(shape, Place(CPU)), shape.episodes(Place(CPU))
+        contenders["metarun"]()
+        support, query = contenders["loop"]()
+        if shape is WAVES:  # inputs and targets there
+            assert support.shape[1] == query.shape[1] == of.support.x.shape[1] + of.query.x.shape[1]
+        else:
+            assert (support.shape, query.shape) == (of.support.x.shape, of.query.x.shape)
+            assert support.max() <= 1
 
 
 def test_another_rate_is_seen(monkeypatch):
     def of(name, rate):
         torch.manual_seed(0)
         monkeypatch.setattr(work, "RATE", rate)
-        return work.maml(benchmark.SINE, Place(CPU, 2, torch.float64))[name]
+        return work.maml(WAVES, Place(CPU, None, torch.float64))[name]
 
     assert disagreement({"metarun": of("metarun", 0.01), "loop": of("loop", 0.01)})["loop"] < AGREE
     assert disagreement({"metarun": of("metarun", 0.01), "loop": of("loop", 0.011)})["loop"] > AGREE
@@ -112,12 +137,15 @@ def test_a_row_without_the_libraries_is_measured_and_reported(monkeypatch, tmp_p
     assert set(row["ratio"]) == {"metarun", "loop", "floor"}
     assert row["rounds"] == 3
     assert row["seconds"]["floor"][1] == pytest.approx(row["flops"] / row["flops_per_second"])
-    curves = [{"curve": "tasks", "x": x, "seconds": {"metarun": [1, x, 3]}, "memory_mib": {"metarun": x}} for x in (1, 2)]
+    ways = work.variants(WAVES, Place(CPU))
+    point = {"curve": "tasks", "seconds": {way: [1, 2, 3] for way in ways}, "memory_mib": dict.fromkeys(ways, 5)}
+    curves = [{**point, "x": x} for x in (1, 2)]
     machine = benchmark.machine(CPU)
     assert "higher" not in machine
-    found = {"machine": machine, "rows": [row], "curves": curves, "profiled": "it", "profile": {"convolution": 0.4}}
+    found = {"machine": machine, "rows": [row], "curves": curves, "profiles": {"it": {"convolution": 0.4}}}
     page = benchmark.report(found, tmp_path)
     assert "higher (not installed)" in page
+    assert "- it: convolution 40%" in page
     assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["name"] == row["name"]
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "table.md", "benchmark.png"}
 
