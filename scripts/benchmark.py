@@ -443,7 +443,7 @@ def main() -> None:
     rows, curves = [], []
     for case in chosen:
         tell(case.name)
-        rows.append(measure(case, device, given.threads, 3 if given.quick else 15))
+        rows.append(measure(case, device, given.threads, 2 if given.quick else 15))
     for name, points in ({} if given.quick or given.rows else CURVES).items():
         for x, case in points.items():
             tell(f"{name} {x}")

@@ -41,6 +41,7 @@ from metarun.trainer.trainer import SAMPLED_VALUES
 
 LIBRARIES = ("higher", "torchopt")
 RATE = 0.01  # of inner steps
+UPDATES = 500  # of a short training
 Contenders = dict[str, Callable[[], Any]]
 """By name what does the work once → gradients or scores, which all must agree on; of a clock of its own → seconds."""
 
@@ -262,7 +263,7 @@ def trainer(place: Place) -> Contenders:
 
     def around() -> float:
         checkpoint = (fit(50, 0.0)[1] - fit(50, 30.0)[1]) / 50
-        return fit(1000, 30.0)[0] * (1 + checkpoint / 30)
+        return fit(UPDATES, 30.0)[0] * (1 + checkpoint / 30)
 
     def bare() -> float:
         parts = build_parts(configuration(1))
@@ -270,13 +271,13 @@ def trainer(place: Place) -> Contenders:
         optimizer = torch.optim.Adam(learner.parameters(), fused=True)
         synchronize(place.device)
         began, ahead = time.perf_counter(), 50
-        for first in range(0, 1000 * tasks, ahead * tasks):
+        for first in range(0, UPDATES * tasks, ahead * tasks):
             for episodes in source.sample(torch.arange(first, first + ahead * tasks)).split(tasks):
                 optimizer.zero_grad()
                 learner.backward(episodes)
                 optimizer.step()
         synchronize(place.device)
-        return (time.perf_counter() - began) / 1000
+        return (time.perf_counter() - began) / UPDATES
 
     return {"metarun": around, "bare loop": bare}
 

@@ -62,6 +62,14 @@ def test_sampling_loops_make_tasks_of_the_same_shape():
             assert support.max() <= 1
 
 
+def test_the_trainer_is_timed_with_all_that_it_does(monkeypatch, capsys):
+    monkeypatch.setattr(work, "UPDATES", 50)
+    seconds = {name: call() for name, call in work.trainer(Place(CPU)).items()}
+    assert 0 < seconds["bare loop"] < 0.5
+    assert 0 < seconds["metarun"] < 0.5
+    assert capsys.readouterr() == ("", "")
+
+
 def test_another_rate_is_seen(monkeypatch):
     def of(name, rate):
         torch.manual_seed(0)
