@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.episodes import Episodes
+from metarun.model.conv4 import Conv4
+from metarun.model.mlp import MLP
 from metarun.model.network import Network, Weights
 
 Fill = Callable[[Episodes], object]
@@ -36,14 +38,23 @@ def accumulate(weights: Iterator[nn.Parameter], gradients: tuple[Tensor, ...]) -
 # With libraries ---------------------------------------------------------------------------------------------------------------
 
 
+def stride_of(network: Network) -> int:
+    """Of a `conv4`'s convolutions: 2 where they halve, 1 where pooling does."""
+    return 2 if isinstance(network, Conv4) and network.halve == "stride" else 1
+
+
 def module(network: Network) -> nn.Module:
     """The layers of an `mlp` or a `conv4` as an ordinary module for the inputs of one task."""
     layers = dict(network.named_children())
     if "layers" in layers:
         linear = [part for layer in layers["layers"].children() for part in (layer, nn.ReLU())]
         return nn.Sequential(nn.Flatten(), *linear[:-1])
-    pairs = zip(layers["convs"].children(), layers["norms"].children(), strict=True)
-    blocks = [part for pair in pairs for part in (*pair, nn.ReLU(), nn.MaxPool2d(2))]
+    stride = stride_of(network)
+    blocks: list[nn.Module] = []
+    for w, norm in zip(layers["convs"].parameters(), layers["norms"].children(), strict=True):
+        conv = nn.Conv2d(w.shape[1], w.shape[0], 3, stride, padding=1, bias=False)
+        conv.weight = w
+        blocks += [conv, norm, nn.ReLU(), *([nn.MaxPool2d(2)] if stride == 1 else [])]
     return nn.Sequential(*blocks, nn.Flatten(), layers["head"])
 
 
@@ -89,23 +100,23 @@ def torchopt_maml(network: Network, rate: float, steps: int) -> Fill:
 # As a loop over tasks, the weights in a dictionary ----------------------------------------------------------------------------
 
 
-def forward(w: Weights, x: Tensor) -> Tensor:
+def forward(network: Network, w: Weights, x: Tensor) -> Tensor:
     """An `mlp` or a `conv4` with the weights ``w`` on the inputs of one task."""
-    if "layers.0.weight" in w:
-        last = len(w) // 2 - 1
-        for i in range(last):
+    if isinstance(network, MLP):
+        for i in range(network.hidden):
             x = F.relu(F.linear(x, w[f"layers.{i}.weight"], w[f"layers.{i}.bias"]))
-        return F.linear(x, w[f"layers.{last}.weight"], w[f"layers.{last}.bias"])
+        return F.linear(x, w[f"layers.{network.hidden}.weight"], w[f"layers.{network.hidden}.bias"])
+    stride = stride_of(network)
     for i in range(4):
-        x = F.conv2d(x, w[f"convs.{i}.weight"], padding=1)
-        x = F.batch_norm(x, None, None, w[f"norms.{i}.weight"], w[f"norms.{i}.bias"], training=True)
-        x = F.max_pool2d(F.relu(x), 2)
+        x = F.conv2d(x, w[f"convs.{i}.weight"], stride=stride, padding=1)
+        x = F.relu(F.batch_norm(x, None, None, w[f"norms.{i}.weight"], w[f"norms.{i}.bias"], training=True))
+        x = x if stride == 2 else F.max_pool2d(x, 2)
     x = x.flatten(1)
     return F.linear(x, w["head.weight"], w["head.bias"]) if "head.weight" in w else x
 
 
-def step(w: Weights, x: Tensor, y: Tensor, rate: float, *, create_graph: bool = False) -> Weights:
-    gradients = torch.autograd.grad(loss(forward(w, x), y), list(w.values()), create_graph=create_graph)
+def step(network: Network, w: Weights, x: Tensor, y: Tensor, rate: float, *, create_graph: bool = False) -> Weights:
+    gradients = torch.autograd.grad(loss(forward(network, w, x), y), list(w.values()), create_graph=create_graph)
     return {name: value - rate * gradient for (name, value), gradient in zip(w.items(), gradients, strict=True)}
 
 
@@ -114,8 +125,8 @@ def loop_maml(network: Network, rate: float, steps: int, first_order: bool) -> F
         for support_x, support_y, query_x, query_y in each(episodes):
             fast = network.weights()
             for _ in range(steps):
-                fast = step(fast, support_x, support_y, rate, create_graph=not first_order)
-            (loss(forward(fast, query_x), query_y) / len(episodes)).backward()
+                fast = step(network, fast, support_x, support_y, rate, create_graph=not first_order)
+            (loss(forward(network, fast, query_x), query_y) / len(episodes)).backward()
 
     return fill
 
@@ -127,7 +138,7 @@ def adapted(network: Network, x: Tensor, y: Tensor, rate: float, steps: int) -> 
     for _ in range(steps):
         fast = {name: w.detach().requires_grad_() for name, w in fast.items()}
         with torch.enable_grad():
-            fast = step(fast, x, y, rate)
+            fast = step(network, fast, x, y, rate)
         yield fast
 
 
@@ -145,7 +156,7 @@ def loop_reptile(network: Network, rate: float, steps: int) -> Fill:
 def loop_protonet(network: Network) -> Fill:
     def fill(episodes: Episodes) -> None:
         for support_x, _, query_x, query_y in each(episodes):
-            embedded = forward(network.weights(), torch.cat([support_x, query_x]))
+            embedded = forward(network, network.weights(), torch.cat([support_x, query_x]))
             support, query = embedded.split([len(support_x), len(query_x)])
             means = support.view(episodes.support.ways or 1, -1, support.shape[1]).mean(1)  # examples come class by class
             distances = (query.unsqueeze(1) - means).square().sum(2)
@@ -161,7 +172,7 @@ def loop_evaluation(network: Network, episodes: Episodes, rate: float, steps: in
     for support_x, support_y, query_x, query_y in each(episodes):
         scores = []
         for w in adapted(network, support_x, support_y, rate, steps):
-            out = forward(w, query_x)
+            out = forward(network, w, query_x)
             scores.append(loss(out, query_y) if query_y.is_floating_point() else (out.argmax(1) == query_y).float().mean())
         found.append(torch.stack(scores))
     return torch.stack(found, 1)
@@ -172,7 +183,7 @@ def loop_fisher(network: Network, episodes: Episodes, *, sampled: bool) -> Weigh
     weights = network.weights()
     total = {name: torch.zeros_like(w) for name, w in weights.items()}
     for _, _, x, y in each(episodes):
-        out = forward(weights, x)
+        out = forward(network, weights, x)
         y = torch.multinomial(out.detach().softmax(1), 1)[:, 0] if sampled else y
         gradients = torch.autograd.grad(F.cross_entropy(out, y), list(weights.values()))
         for value, gradient in zip(total.values(), gradients, strict=True):

@@ -76,12 +76,13 @@ class Shape:
     ways: int | None
     shots: int
     queries: int
+    strided: bool = False
 
     @property
     def name(self) -> str:
         queries = "1 query" if self.queries == 1 else f"{self.queries} queries"
         task = f"{self.shots}-shot" if self.ways is None else f"{self.ways}-way {self.shots}-shot, {queries}"
-        return f"{self.data} {task}, {self.tasks} task{'s' * (self.tasks > 1)}"
+        return f"{self.data}{' strided' * self.strided} {task}, {self.tasks} task{'s' * (self.tasks > 1)}"
 
     @property
     def images(self) -> tuple[int, int, int, int, int]:
@@ -96,7 +97,8 @@ class Shape:
     def network(self, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
         if self.ways is None:
             return MLP((1,), outputs, widths=[40, 40])
-        return Conv4(self.images[2:], outputs, filters=64 if self.data == "Omniglot" else 32)
+        filters = 64 if self.data == "Omniglot" else 32
+        return Conv4(self.images[2:], outputs, filters, halve="stride" if self.strided else "pool")
 
     def source(self, device: torch.device) -> TaskSource:
         """Tasks of real waves, or of images of noise."""
@@ -112,12 +114,19 @@ class Shape:
         return TaskShape(self.ways, self.shots, self.queries)
 
     def episodes(self, place: Place) -> Episodes:
-        found = self.source(place.device).sample(torch.arange(place.tasks or self.tasks))
-        return Episodes(converted(found.support, place.dtype), converted(found.query, place.dtype))
+        """Noise: what it is does not matter to the clock."""
+        tasks = place.tasks or self.tasks
 
+        def normal(*size: int) -> Tensor:
+            return torch.randn(tasks, *size, device=place.device, dtype=place.dtype)
 
-def converted(of: Examples, dtype: torch.dtype) -> Examples:
-    return Examples(of.x.to(dtype), of.y.to(dtype) if of.y.is_floating_point() else of.y, of.ways)
+        def draw(n: int) -> Examples:
+            if self.ways is None:
+                return Examples(normal(n, 1), normal(n, 1))
+            y = torch.arange(self.ways, device=place.device).repeat_interleave(n).expand(tasks, -1)
+            return Examples(normal(self.ways * n, *self.images[2:]), y, self.ways)
+
+        return Episodes(draw(self.shots), draw(self.queries))
 
 
 class Given(TaskSource):

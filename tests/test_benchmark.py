@@ -1,6 +1,7 @@
 """The benchmark, as far as it needs no clock."""
 
 import json
+from dataclasses import replace
 
 import benchmark
 import pytest
@@ -14,6 +15,7 @@ CPU = torch.device("cpu")
 
 
 WAVES, IMAGES = work.Shape("sine", 2, None, 10, 10), work.Shape("Omniglot", 2, 3, 1, 2)
+STRIDED = replace(IMAGES, strided=True)
 
 
 def check(contenders):
@@ -23,7 +25,7 @@ def check(contenders):
         assert max(found.values()) < AGREE
 
 
-@pytest.mark.parametrize("shape", [WAVES, IMAGES], ids=["waves", "images"])
+@pytest.mark.parametrize("shape", [WAVES, IMAGES, STRIDED], ids=["waves", "images", "strided"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_all_compute_the_same_meta_gradient(shape, first_order):
     contenders = work.maml(shape, Place(CPU, None, torch.float64), steps=2, first_order=first_order)
