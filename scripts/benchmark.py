@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import work
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from work import LIBRARIES, Contenders, Place, Shape, missing, synchronize
 
@@ -254,7 +255,7 @@ def measure(case: Case, device: torch.device, threads: int | None, seconds: floa
     used = settle(case, threads)
     contenders = case.make(Place(device))
     memory = {} if case.own_clock else peaks(case, {n: c for n, c in contenders.items() if n != "step"}, device, used)
-    flops = 0 if case.own_clock or "sampling" in case.name else operations(case)
+    flops = 0 if case.own_clock else operations(case)
     size = fastest_product(device, used) if flops else 0
     if flops:
         contenders["product"] = product(size, device)
@@ -301,8 +302,6 @@ CATEGORIES = {
 
 def where_time_goes(case: Case, device: torch.device, threads: int | None) -> dict[str, float]:
     """Shares of an update by kind of operation; what belongs to an operation's gradient counts as that operation."""
-    from torch.profiler import ProfilerActivity, profile
-
     settle(case, threads)
     update = case.make(Place(device))["metarun"]
     update()
@@ -312,6 +311,8 @@ def where_time_goes(case: Case, device: torch.device, threads: int | None) -> di
         synchronize(device)
     shares: dict[str, float] = defaultdict(float)
     for event in profiler.events() or []:
+        if event.device_type.name != "CPU":  # a kernel's time is told by the operation that launched it, too
+            continue
         kind, above = "the rest", event
         while above is not None and kind == "the rest":
             name = above.name.lower()
@@ -396,6 +397,10 @@ def draw(rows: Sequence[Mapping[str, Any]], curves: Sequence[Mapping[str, Any]],
                 for way, colour in zip(of[0]["memory_mib"], ("#2471a3", "#c0392b", "#7fb3d5"), strict=True):
                     values = [point[key][way][1] if key == "seconds" else point[key][way] for point in of]
                     ax.plot([point["x"] for point in of], values, marker="o", markersize=3, color=colour, label=way)
+                if key == "seconds":
+                    ax.plot(
+                        [point["x"] for point in of], [point[key]["floor"][1] for point in of], ":", color="#222222", label="floor"
+                    )
                 ax.set(xlabel=name, xlim=(0, None), ylim=(0, None))
         axes[0, 0].set_ylabel("seconds of an update")
         axes[1, 0].set_ylabel("peak memory, MiB")

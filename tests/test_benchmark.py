@@ -148,7 +148,7 @@ def test_a_row_without_the_libraries_is_measured_and_reported(monkeypatch, tmp_p
     assert row["rounds"] == 3
     assert row["seconds"]["floor"][1] == pytest.approx(row["flops"] / row["flops_per_second"])
     ways = ("metarun", "one piece", "recomputed")
-    point = {"curve": "tasks", "seconds": {way: [1, 2, 3] for way in ways}, "memory_mib": dict.fromkeys(ways, 5)}
+    point = {"curve": "tasks", "seconds": {way: [1, 2, 3] for way in (*ways, "floor")}, "memory_mib": dict.fromkeys(ways, 5)}
     curves = [{**point, "x": x} for x in (1, 2)]
     machine = benchmark.machine(CPU)
     assert "higher" not in machine
