@@ -305,10 +305,10 @@ def where_time_goes(case: Case, device: torch.device, threads: int | None) -> di
     settle(case, threads)
     update = case.make(Place(device))["metarun"]
     update()
+    times = max(1, min(50, int(0.5 / seconds_of(update, 1, device))))  # a short one may be held up by others
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
-        update()
-        synchronize(device)
+        seconds_of(update, times, device)
     shares: dict[str, float] = defaultdict(float)
     for event in profiler.events() or []:
         if event.device_type.name != "CPU":  # a kernel's time is told by the operation that launched it, too
