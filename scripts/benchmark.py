@@ -139,7 +139,7 @@ CASES = [
 
 
 def point(shape: Shape, steps: int = 1) -> Case:
-    return row(shape, f"{steps} steps, each way", work.variants, steps=steps)
+    return row(shape, f"inner steps {steps}, each way", work.variants, steps=steps)
 
 
 CURVES: dict[str, dict[int, Case]] = {
@@ -239,6 +239,7 @@ def peaks(case: Case, contenders: Contenders, device: torch.device, threads: int
     if device.type == "cuda":
         found = {}
         for name, call in contenders.items():
+            call()  # what is allocated once
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
             call()
@@ -464,13 +465,13 @@ def main() -> None:
             tell(f"{name} {x}")
             curves.append({"curve": name, "x": x, **measure(case, device, given.threads, 3)})
     profiled = [case for case in chosen if case.goals and "MAML" in case.name]
-    found_out = {
+    results = {
         "machine": machine(device),
         "rows": rows,
         "curves": curves,
         "profiles": {case.name: where_time_goes(case, device, given.threads) for case in profiled},
     }
-    print(report(found_out, given.out))
+    print(report(results, given.out))
 
 
 if __name__ == "__main__":
