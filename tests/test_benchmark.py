@@ -19,10 +19,9 @@ STRIDED = replace(IMAGES, strided=True)
 
 
 def check(contenders):
-    for _ in range(2):  # the first turn leaves nothing behind that changes the second
-        found = disagreement(contenders)
-        assert found
-        assert max(found.values()) < AGREE
+    found = disagreement(contenders)
+    assert found
+    assert max(found.values()) < AGREE
 
 
 @pytest.mark.parametrize("shape", [WAVES, IMAGES, STRIDED], ids=["waves", "images", "strided"])
@@ -31,7 +30,8 @@ def test_all_compute_the_same_meta_gradient(shape, first_order):
     contenders = work.maml(shape, Place(CPU, None, torch.float64), steps=2, first_order=first_order)
     libraries = {"higher"} if first_order else set(LIBRARIES)
     assert set(contenders) == {"metarun", "loop"} | (libraries - work.missing())
-    check(contenders)
+    for _ in range(2):  # the first turn leaves nothing behind that changes the second
+        check(contenders)
 
 
 @pytest.mark.parametrize("shape", [WAVES, IMAGES], ids=["waves", "images"])
