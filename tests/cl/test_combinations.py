@@ -63,7 +63,7 @@ def config(algo: str, data: str):
 
 @pytest.fixture(autouse=True)
 def nothing_is_saved(monkeypatch):
-    monkeypatch.setattr(checkpoint, "save", lambda path, content: None)
+    monkeypatch.setattr(checkpoint, "save", lambda path, content, previous=None: None)
 
 
 def train(name, algo, cl, path):

@@ -66,7 +66,7 @@ def test_options_of_a_data_sets_own(root):
     ("keys", "message"),
     [
         ({"of": ("omniglott",)}, r"data\.of=omniglott: no such data set; did you mean omniglot\?"),
-        ({"of": ("sine",)}, "data.options.sine.ways: no such key"),
+        ({"of": ("sine",)}, r"data\.options\.sine\._target_=metarun\.data\.sine\.Sine: expected a subclass of ImageData"),
         ({"of": ()}, r"of=\[\]: expected names of data sets"),
         ({"options": {"cifarfs": {}}}, r"data\.options\.cifarfs: not among data\.of"),
         ({"options": {"mnist": {"colour": 1}}}, r"data\.options\.mnist\.colour: no such key"),

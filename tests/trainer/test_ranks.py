@@ -130,6 +130,7 @@ def stopped_under_torchrun(folder):
 
 
 def test_two_processes_make_what_one_makes(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_PACKAGES", "tests_net")
     stopped = stopped_under_torchrun(tmp_path)
     (tmp_path / "fast").touch()
     with socket.socket() as free:
