@@ -246,12 +246,14 @@ common = settings(
 )
 
 
+@pytest.mark.slow
 @common
 @given(said=st.lists(overrides(), min_size=1, max_size=3))
 def test_any_overrides_end_in_a_run_or_in_one_line(ended, said):
     ended(*SHORT, *(word for word in said if "\x00" not in word))
 
 
+@pytest.mark.slow
 @common
 @given(said=commands())
 def test_any_value_of_any_key_ends_in_a_run_or_in_one_line(ended, said):
@@ -307,6 +309,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @common
 @given(said=st.lists(overrides(), min_size=1, max_size=2))
 def test_any_overrides_of_a_test_end_in_it_or_in_one_line(ended, finished, said):

@@ -30,6 +30,7 @@ def results(folder):
     return [(run["seed"], run["test"]) for run in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", PACKAGES)
 def test_a_launcher_gives_what_serial_runs_give(metarun, launcher):
     package, extra, key = PACKAGES[launcher]
@@ -56,6 +57,7 @@ def process_of(folder, word):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the job in /proc")
 def test_a_preempted_job_writes_a_checkpoint_and_is_put_back_into_the_queue(metarun):
     pytest.importorskip("submitit", reason="metarun[slurm] is not installed")

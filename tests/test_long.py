@@ -100,6 +100,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_in_one_process_does_not_grow(tmp_path):
     jobs = 50 if LONG else 6
     keys = ["trainer.iterations=3", "trainer.test_tasks=4", "trainer.val_tasks=4", "model.widths=[4]", "trainer.tensorboard=true"]

@@ -17,6 +17,7 @@ def torture():
     return script("torture")
 
 
+@pytest.mark.slow
 def test_nothing_is_lost():
     command = [sys.executable, str(SCRIPTS / "torture.py"), "--rounds", "5", "--seed", "3", "--only", *KINDS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)

@@ -129,6 +129,7 @@ def test_mistakes_are_named(root, tmp_path, monkeypatch, mistake):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_whole_runs(root, metarun):
     short = ("trainer.iterations=2", "trainer.test_tasks=4", "trainer.figures=false", "model.filters=4")
     keys = ("data=folder", f"data.path={root}", "data.size=16", "data.ways=2", "data.queries=3", *short)

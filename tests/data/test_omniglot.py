@@ -263,6 +263,7 @@ def test_tasks_that_cannot_be_filled_are_refused(real, keys, message):
         real(**keys)
 
 
+@pytest.mark.slow
 def test_whole_runs_on_real_data(real, metarun, data_root):
     short = ("trainer.iterations=2", "trainer.test_tasks=4", "trainer.val_tasks=4", "trainer.figures=false", "model.filters=8")
     for algo in ("maml", "fomaml", "protonet"):

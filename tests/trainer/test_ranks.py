@@ -129,6 +129,7 @@ def stopped_under_torchrun(folder):
     return json.loads((folder / "run/results.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(tmp_path, monkeypatch):
     monkeypatch.setenv("METARUN_PACKAGES", "tests_net")
     stopped = stopped_under_torchrun(tmp_path)
