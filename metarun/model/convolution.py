@@ -56,6 +56,8 @@ class Shape(NamedTuple):
 
 def convolve_tasks(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """``x`` (T, n, H, W, C) by each task's ``weight`` (T, O, C, k, k) with odd k → (T, n, H', W', O); padding k // 2."""
+    if torch.is_autocast_enabled("cpu"):  # here, as the kernels are given no mixture of types
+        x, weight = (v.to(torch.get_autocast_dtype("cpu")) for v in (x, weight))
     return _partial(2, [x, weight, None], Shape(tuple(x.shape), tuple(weight.shape), stride))
 
 

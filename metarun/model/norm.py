@@ -72,6 +72,7 @@ def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor) -> tuple[Tensor, 
     The two are (T, C), without a graph. For the CPU: torch's kernel over T·C channels takes about three times as long there
     (measured, torch 2.13), and its second derivative is a chain of elementwise operations, each a pass over memory.
     """
+    x = x.float() if x.dtype == torch.bfloat16 else x  # of what autocast gives; statistics want more digits
     tasks, _, channels = x.shape
     scale = x.new_ones(()) if weight is None else weight
     scale, shift = (v.expand(tasks, channels).unsqueeze(1) for v in (scale, bias))

@@ -175,3 +175,16 @@ def test_trajectory_ends_where_adaptation_ends():
     assert path.shape == (5, 3, 6, 3)
     torch.testing.assert_close(path[-1], last)
     assert not path.requires_grad
+
+
+@pytest.mark.parametrize("network", ["conv", "strided"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_in_bfloat16_the_gradient_points_the_same_way(network, steps):
+    spec, factory, episodes, _ = NETWORKS[network]
+    torch.manual_seed(0)
+    algorithm, tasks = MAML(spec, factory, 0.01, steps), episodes(dtype=torch.float32)
+    _, expected = gradients(algorithm, tasks)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, found = gradients(algorithm, tasks)
+    a, b = (torch.cat([g.flatten() for g in of.values()]) for of in (found, expected))
+    assert torch.cosine_similarity(a, b, dim=0) > 0.98
