@@ -1,6 +1,8 @@
 """Long runs and long sweeps take no more memory and files than short ones.
 
-METARUN_LONG=50000 makes as many updates, and a sweep of 50 jobs: `METARUN_LONG=50000 pytest -n 0 -o timeout=1500 -m "slow or not slow" tests/test_long.py`.
+METARUN_LONG=50000 makes as many updates, and a sweep of 50 jobs:
+
+    METARUN_LONG=50000 pytest -n 0 -o timeout=1500 -m "slow or not slow" tests/test_long.py
 """
 
 import gc
