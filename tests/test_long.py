@@ -55,7 +55,7 @@ def looks(monkeypatch):
 
 def assert_flat(looks, growth):
     held, sizes = zip(*looks[1:], strict=True)
-    assert len(held) == 5
+    assert len(held) >= 5
     assert max(held) <= held[0], held
     assert max(sizes) - sizes[0] < growth, [size / MB for size in sizes]
 
