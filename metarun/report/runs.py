@@ -58,7 +58,7 @@ class Run:
     def budget(self) -> str:
         """Its name, full where it is not told, and what the command changed of it."""
         told = self.results.get("budget") or {}
-        own = [f"{key.partition('.')[2]}={value}" for key, value in self.said.items() if key.startswith("budget.")]
+        own = [f"{key.partition('.')[2]}={_short(value)}" for key, value in self.said.items() if key.startswith("budget.")]
         return " ".join([told.get("name", self.said.get("budget", "full")), *own])
 
     @property
@@ -131,3 +131,11 @@ def _read(folder: Path) -> Run:
     results = read_results(folder / "results.json") or {}
     pairs = (str(override).partition("=") for override in overrides)
     return Run(folder, results, {key.lstrip("+"): value for key, _, value in pairs})
+
+
+def _short(number: str) -> str:
+    """A large number as one would write it, 3e+11: Hydra writes all its digits."""
+    try:
+        return f"{float(number):g}" if abs(float(number)) >= 1e6 else number
+    except ValueError:
+        return number

@@ -123,18 +123,20 @@ def test_rows_of_papers_by_budget(tmp_path):
         paper(tmp_path, "maml_omniglot_5way_1shot", seed, mean, budget=full)
     paper(tmp_path, "maml_omniglot_5way_1shot", 0, 0.91, budget=short)
     paper(tmp_path, "maml_omniglot_5way_1shot", 0, 0.95, budget=short, changed={"budget.share": 0.05})
+    paper(tmp_path, "maml_omniglot_5way_1shot", 0, 0.96, budget=short, changed={"budget.operations": 300000000000.0})
     paper(tmp_path, "maml_omniglot_20way_1shot", 0, 0.958)  # made before there were budgets: all of it
     paper(tmp_path, "maml_omniglot_20way_1shot", 0, 0.2, changed={"algo.inner_lr": 9, "trainer.threads": 1})
     paper(tmp_path, "protonet_omniglot_5way_1shot", 0, 0.9)
     write(tmp_path / "bad", {"+paper": "maml_omniglot_5way_5shot", "seed": 1}, status="failed", stopped="no\nspace left")
     found = lines("maml_omniglot", tmp_path)
-    cells = {"5way_1shot": 3, "5way_5shot": 1, "20way_1shot": 2, "20way_5shot": 1}
+    cells = {"5way_1shot": 4, "5way_5shot": 1, "20way_1shot": 2, "20way_5shot": 1}
     assert [line["cell"] for line in found] == [cell for cell, count in cells.items() for _ in range(count)]
     first = pick(found, cell="5way_1shot", budget="full")
     assert (first["measured"], first["published"], first["verdict"]) == ("98.50 ± 1.24", "98.70 ± 0.40", "reproduced")
     assert (first["seeds"], first["batch norm"], first["updates"]) == ("3", "transductive", "100")
     assert pick(found, cell="5way_1shot", budget="short")["verdict"] == "short budget"
     assert pick(found, cell="5way_1shot", budget="short share=0.05")["verdict"] == "short budget"
+    assert pick(found, cell="5way_1shot", budget="short operations=3e+11")["verdict"] == "short budget"
     assert pick(found, cell="5way_5shot")["measured"] == "1 failed (no space left)"
     assert pick(found, cell="20way_1shot", changed="")["verdict"] == "reproduced"
     assert pick(found, cell="20way_1shot", changed="algo.inner_lr=9")["verdict"] == "other protocol"
