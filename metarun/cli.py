@@ -65,10 +65,7 @@ def main() -> NoReturn:
     sys.path.append(os.getcwd())  # a user's own classes; last, so that no file there hides a module of Python's
     sys.argv[1:] = arguments = spread(sys.argv[1:])
     if {"-h", "--help"} & set(arguments):
-        try:
-            print(help_text(arguments), flush=True)
-        except BrokenPipeError:  # `metarun --help | head`; Python would complain of what it could not write at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(help_text(arguments))
         sys.exit(0)
     if "--version" in arguments:
         print(f"metarun {version('metarun')}")
@@ -101,6 +98,14 @@ def main() -> NoReturn:
             raise
         fail(*said)
     sys.exit(0)
+
+
+def say(text: str) -> None:
+    """Print to somebody who may have heard enough: `metarun --help | head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # Python would complain of what it could not write at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def spread(arguments: list[str]) -> list[str]:
@@ -167,7 +172,7 @@ def show(overrides: list[str]) -> None:
     with modules_in(folder_of(config.hydra)):
         drawn = draw(config, config.hydra.runtime.choices.data)
     for path, stage in drawn.items():
-        print(f"{path}  {stage}" if len(drawn) > 1 else path)
+        say(f"{path}  {stage}" if len(drawn) > 1 else str(path))
 
 
 def report(arguments: list[str]) -> None:
@@ -183,11 +188,11 @@ def report(arguments: list[str]) -> None:
     runs = collect(given.runs)
     if given.table:
         made = table.make(given.table, runs)
-        print(made.markdown(), end="\n\n")
         written = made.save(given.out)
+        say(made.markdown() + "\n")
     else:
         written = [page.save(runs, given.out / "report.html")]
-    print(*written, sep="\n")
+    say("\n".join(map(str, written)))
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -196,7 +201,7 @@ def evaluate(arguments: list[str]) -> None:
         raise ConfigError("eval: which run? metarun eval RUN [KEY=VALUE ...]")
     from metarun.use import evaluate as test
 
-    print(test(arguments[0], arguments[1:]))
+    say(test(arguments[0], arguments[1:]))
 
 
 COMMANDS = {"show": show, "report": report, "eval": evaluate}

@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, mistakes, a user's own classes, sweeps, finished runs."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,14 @@ import pytest
 from metarun.cli import CONFIGS, GROUPS, headline, methods, spread
 
 SHORT = ("trainer.iterations=20", "trainer.test_tasks=20", "trainer.figures=false", "trainer.tensorboard=false")
+
+
+def test_a_reader_that_has_heard_enough_is_no_mistake():
+    heard, said = os.pipe()
+    os.close(heard)
+    done = subprocess.run([sys.executable, "-m", "metarun", "--help"], stdout=said, stderr=subprocess.PIPE, text=True)
+    os.close(said)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def run_folders(folder: Path) -> list[Path]:
