@@ -309,7 +309,7 @@ def where(folder: Path, ended: Ended, kill: Kill) -> str:
 
 
 class Torture:
-    """Rounds of one session.
+    """Rounds of one call.
 
     Args:
         place: folder for everything.
