@@ -2,8 +2,6 @@
 
 import argparse
 import errno
-import hashlib
-import json
 import logging
 import os
 import re
@@ -31,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config import CONFIGS, LATER, NO_EFFECT, ConfigError, check_own_keys, nearest
+from metarun.config import CONFIGS, LATER, ConfigError, check_own_keys, digest, nearest
 from metarun.ranks import ALONE, Ranks, launched
 from metarun.signals import stop_if_asked
 from metarun.trust import CheckedLoader, folder_of, modules_in
@@ -304,19 +302,15 @@ def run_name(*, _root_: DictConfig) -> str:
         raise TypeError("the configuration is no mapping")
     config.pop("hydra", None)
     plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
-    for node, keys in NO_EFFECT.items():
-        for key in keys:
-            (plain.get(node, {}) if node else plain).pop(key, None)
     for node, values in LATER.items():
         for key, value in values.items():
             if (plain.get(node) or {}).get(key) == value:
                 del plain[node][key]
     if choices.get("budget") == "full":  # which changes nothing
         plain.pop("budget")
-    digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
     parts = (choices.get("algo", "none"), choices.get("data", "none"), methods(choices))
     name = "-".join(part for part in parts if part != "none")
-    return f"{name}/{digest}-seed{_root_.seed}"
+    return f"{name}/{digest(plain)}-seed{_root_.seed}"
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)

@@ -1,6 +1,8 @@
 """Where configurations lie, what they may compute, and mistakes in them, said in one line. Imports nothing heavy."""
 
 import difflib
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
 """Where metarun's own choices lie: in an installed package, or in a checkout."""
 
-NO_EFFECT = {
+NO_EFFECT: dict[str, tuple[str, ...]] = {
     "": ("seed", "restart", "any_code", "search"),
     "data": ("root",),
     "trainer": ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
@@ -33,6 +35,15 @@ class RangeError(ConfigError):
     def __init__(self, key: str, value: object, expected: str) -> None:
         super().__init__(f"{key}={value}: expected {expected}")
         self.key, self.value, self.expected = key, value, expected
+
+
+def digest(plain: Mapping[str, Any], keep: Iterable[str] = ()) -> str:
+    """A short name of a resolved configuration, without the keys of `NO_EFFECT` but for those outside all groups to ``keep``."""
+    aside = NO_EFFECT | {"": tuple(key for key in NO_EFFECT[""] if key not in keep)}
+    told = {key: value for key, value in plain.items() if key not in aside[""]}
+    for node in told.keys() & aside.keys():
+        told[node] = {key: value for key, value in told[node].items() if key not in aside[node]}
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def check_own_keys(config: Mapping[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """Using what was trained: a finished run's learner, tested otherwise or given tasks of one's own."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,7 +18,7 @@ from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
-from metarun.config import CONFIGS, NO_EFFECT, ConfigError, check_own_keys, nearest
+from metarun.config import CONFIGS, ConfigError, check_own_keys, digest, nearest
 from metarun.data.images import ImageData, to_shape
 from metarun.data.source import Data, Stage
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -61,7 +59,11 @@ class Learner:
         check_names(OmegaConf.to_container(config, resolve=True))  # a run from elsewhere: before anything in it is looked up
         self.config = config
         self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
-        self.algorithm, self.states = restored(config, self.spec, self.folder, partial(prepare, build_method(config.cl), []))
+        last = checkpoint.load(self.folder.last)
+        if last is None:
+            raise ConfigError(f"{self.folder.last}: the run's weights are not there")
+        self.last = last
+        self.algorithm, self.states = restored(self, config, self.spec, partial(prepare, build_method(config.cl), []))
 
     def fit_predict(self, support_x: ArrayLike, support_y: ArrayLike, x: ArrayLike) -> NDArray[Any]:
         """Adapt to a support set, as in a test, and predict.
@@ -137,7 +139,8 @@ def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
     """
     learner = Learner(run)
     config, choice = changed(learner, overrides)
-    folder = RunFolder(learner.folder.path / "eval" / _digest(config))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    folder = RunFolder(learner.folder.path / "eval" / digest(plain, keep=("seed",)))
     results = folder.results()
     if results is None:
         results = test(learner, config, {**learner.results, "data": choice}, folder)
@@ -192,18 +195,17 @@ def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: Ru
     data = build_data(config, method)
     fit(data, learner.spec)
     stages = data.stages(device)
-    last = checkpoint.load(learner.folder.last) or {}
     # What a continual method keeps for each stage (heads, columns) goes with the stages of the run alone, in the order taken.
-    order = last["position"]["order"]
+    order = learner.last["position"]["order"]
     own = known["data"] == learner.results["data"] and len(stages) == len(order)
     if own:
         stages = [stages[number] for number in order]
     method.announced = trainer.switch is None
     outputs, alike = data.spec.outputs, learner.spec.train_outputs == learner.spec.outputs
     spec = replace(learner.spec, outputs=outputs, train_outputs=outputs if alike else learner.spec.train_outputs)
-    algorithm, states = restored(config, spec, learner.folder, partial(prepare, method, stages), device)
-    if own and last["method"]:
-        method.load_state_dict(last["method"])
+    algorithm, states = restored(learner, config, spec, partial(prepare, method, stages), device)
+    if own and learner.last["method"]:
+        method.load_state_dict(learner.last["method"])
     parts = Parts(
         data, algorithm, method, trainer, device, set_threads(trainer.threads, 0), stages, learner.results.get("budget") or {}
     )
@@ -244,27 +246,25 @@ def prepare(method: ContinualMethod, stages: list[Stage], algorithm: Algorithm, 
 
 
 def restored(
+    learner: Learner,
     config: DictConfig,
     spec: TaskSpec,
-    folder: RunFolder,
     ready: Callable[[Algorithm, int], None],
     device: torch.device | None = None,
 ) -> tuple[Algorithm, list[Weights]]:
     """The learner of a run with the weights that were tested, and their states: several where predictions were averaged.
 
     Args:
-        config: of the run.
-        spec: of its tasks.
-        folder: of the run.
+        learner: of the run.
+        config: of the run, or what of it is changed.
+        spec: of the tasks.
         ready: called with the learner and the number of stages begun, before its weights are loaded.
         device: to put it on.
     """
     torch.manual_seed(derive(config.seed, "initialisation"))
     network = partial(make_network, config.model, spec)
     algorithm: Algorithm = build(config.algo, spec, network, key="algo", kind=Algorithm)
-    last = checkpoint.load(folder.last)
-    if last is None:
-        raise ConfigError(f"{folder.last}: the run's weights are not there")
+    last = learner.last
     begun = last["position"]["started"]
     ready(algorithm.to(device), begun)
     states = [last["algorithm"]] if begun > 1 or not last["best"] else last["best"]
@@ -272,7 +272,9 @@ def restored(
         algorithm.load_state_dict(states[0])
     except RuntimeError as error:
         why = " ".join(str(error).split(":", 1)[-1].split())[:160]
-        raise ConfigError(f"{folder.path}: its weights do not fit this learner, which may have other outputs ({why})") from None
+        raise ConfigError(
+            f"{learner.folder.path}: its weights do not fit this learner, which may have other outputs ({why})"
+        ) from None
     return algorithm, states
 
 
@@ -280,11 +282,3 @@ def _spec(told: dict[str, Any]) -> TaskSpec:
     """As results.json tells it, where tuples are lists."""
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     return TaskSpec(**plain)
-
-
-def _digest(config: DictConfig) -> str:
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    for node, keys in NO_EFFECT.items():
-        for key in keys if node else ("restart", "any_code", "search"):
-            (plain.get(node, {}) if node else plain).pop(key, None)
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
