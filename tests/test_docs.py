@@ -98,12 +98,16 @@ def test_a_data_set_of_ones_own(written):
 def test_an_algorithm_of_ones_own(written):
     save_images(written.folder)
     assert len(blocks("adding.md")["ridge.py"].splitlines()) < 40
-    short = ("trainer.iterations=60", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8", "hydra.run.dir=run")
+    short = ("trainer.iterations=60", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8")
     of_images = ("algo=ridge", "data=arrays", "data.path=images.npz")
-    written(*of_images, "algo.batch_norm=running", *short)
-    results = json.loads((written.folder / "run/results.json").read_text())
-    assert results["test"]["accuracy"]["mean"] > 0.3  # chance is 0.2
-    assert results["protocol"]["batch_norm"] == "running"
+    accuracies = {}
+    for mode in ("running", "transductive", "support"):
+        written(*of_images, f"algo.batch_norm={mode}", *short, f"hydra.run.dir={mode}")
+        results = json.loads((written.folder / mode / "results.json").read_text())
+        accuracies[mode] = results["test"]["accuracy"]["mean"]
+        assert accuracies[mode] > 0.3  # chance is 0.2
+        assert results["protocol"]["batch_norm"] == mode
+    assert len(set(accuracies.values())) == 3
     assert "algo.penalty=-1.0: expected a number above 0" in written(*of_images, "algo.penalty=-1", status=2).stderr
 
 

@@ -170,17 +170,35 @@ class Algorithm(nn.Module, ABC):
         self.observe(norm)
         return embedded
 
-    def norm(self, *, query: bool, statistics: RunningStatistics | None = None) -> Norm:
-        """The batch norms of a pass under the mode `running` or with the batch's own statistics.
+    def embed_pooled(self, x: Tensor) -> Tensor:
+        """What the network makes of examples, support and queries alike, that are normalised together as one batch in training."""
+        norm = self.norm(query=False, record=True)
+        embedded = self.network(self.network.weights(), x, norm)
+        self.observe(norm)
+        return embedded
 
-        In training every pass uses its own batch, and passes over queries are what running statistics are made of:
-        ``statistics``, or the network's.
+    def norm(self, *, query: bool, record: bool | None = None, statistics: RunningStatistics | None = None) -> Norm:
+        """The batch norms of a pass: normalised by its own batch or, in a test under the mode `running`, by running statistics.
+
+        Args:
+            query: a pass over queries. Under the mode `support` these need the statistics of their support set, which this
+                method does not have: use `embed_support` and `embed_queries`.
+            record: in training, add what the pass sees to the running statistics; None: for queries only.
+            statistics: the running statistics; None: those of the network.
+
+        Raises:
+            ConfigError: queries under the mode `support`.
         """
+        if query and self.batch_norm == "support":
+            raise ConfigError(
+                f"algo.batch_norm=support: {type(self).__name__} normalises queries without the statistics of their support set;"
+                " choose transductive or running, or write it with embed_support and embed_queries"
+            )
         if self.batch_norm != "running":
             return Norm()
         if not self.training:
             return Norm((statistics or self.network.statistics).values())
-        return Norm(record="values" if query else None)
+        return Norm(record="values" if (query if record is None else record) else None)
 
     def observe(self, norm: Norm, statistics: RunningStatistics | None = None) -> None:
         """Keep what a training pass saw, for the running statistics."""

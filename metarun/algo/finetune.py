@@ -176,7 +176,7 @@ def pooled(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> tuple[T
     x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
     if support.ways is not None:
         y = episodes.context["classes"].gather(1, y)
-    features = algorithm.embed_queries(x.flatten(0, 1).unsqueeze(0))
+    features = algorithm.embed_pooled(x.flatten(0, 1).unsqueeze(0))
     return head(features).view(*x.shape[:2], -1), y
 
 

@@ -89,7 +89,7 @@ class OML(Algorithm):
             return super().losses(episodes)
         support, query = episodes.support, episodes.query
         n = support.x.shape[1]
-        both = self.embed_queries(torch.cat([support.x, query.x], 1))
+        both = self.embed_pooled(torch.cat([support.x, query.x], 1))
         state = last(self.walk(support, (both[:, :n], None)))
         return task_losses(linear(both[:, n:], state.weight, state.bias), query.y)
 

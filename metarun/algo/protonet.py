@@ -52,7 +52,7 @@ class ProtoNet(Algorithm):
         if self.batch_norm != "running" or not self.training:
             return super().losses(episodes)
         support, query = episodes.support, episodes.query
-        embedded = self.embed_queries(torch.cat([support.x, query.x], 1))
+        embedded = self.embed_pooled(torch.cat([support.x, query.x], 1))
         n = support.x.shape[1]
         return task_losses(-squared_distances(embedded[:, n:], class_means(embedded[:, :n], support)), query.y)
 

@@ -98,7 +98,7 @@ class Reptile(GradientLearner):
         losses, seconds = [], []
         for part in episodes.split(self.chunk(episodes)):
             end = self.end(part.support)
-            losses.append(task_losses(self.predict(end, part.query.x), part.query.y))
+            losses.append(task_losses(self.predict(self.with_statistics(end), part.query.x), part.query.y))
             for name, w in self.network.weights().items():
                 away = weighted(w - end.weights[name], part).sum(0) / len(episodes)
                 w.grad = away if w.grad is None else w.grad + away

@@ -127,7 +127,7 @@ class TaskEmbed(GradientLearner):
         """The vectors of T tasks from examples of each, (T, size); whatever the order of the examples."""
         if self.encoder == "features":
             return meta_features(examples)
-        norm = self.norm(query=True, statistics=self.embedding.statistics)
+        norm = self.norm(query=False, record=True, statistics=self.embedding.statistics)
         embedded = self.embedding(self.embedding.weights(), examples.x, norm).flatten(2)
         self.observe(norm, self.embedding.statistics)
         labels = examples.y if examples.ways is None else F.one_hot(examples.y, examples.ways).to(embedded.dtype)
@@ -176,7 +176,7 @@ class TaskEmbed(GradientLearner):
         most_similar = torch.cdist(self.task_vectors(support), self.vectors[:known]).argmin(1)
         parts = self.models[most_similar].split([prod(shape) for shape in self.shapes.values()], 1)
         weights = {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
-        return Adapted(weights, None, self.inner_steps, support, {})
+        return self.with_statistics(Adapted(weights, None, self.inner_steps, support, {}))
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         return self.predict(self.adapt(support), x).unsqueeze(0) if self.nearest else super().trajectory(support, x, steps)

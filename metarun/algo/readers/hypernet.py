@@ -47,7 +47,7 @@ class HyperNet(MetaLearner):
 
     def adapt(self, support: Examples, steps: int | None = None) -> Read:
         """Each task's weights, those that are generated with a leading task axis."""
-        code = self.encoder(self.embed(support.x, self.norm(query=True)), self.labels(support))
+        code = self.encoder(self.embed(support.x, self.norm(query=False, record=True)), self.labels(support))
         parts = self.generator(code).split([prod(shape) for shape in self.shapes.values()], 1)
         weights = self.of_task.weights()
         for (name, shape), part in zip(self.shapes.items(), parts, strict=True):

@@ -125,7 +125,13 @@ class StreamReader(Reader):
             return {}
         both = self.arrange(Examples(torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1), support.ways))
         labels = self.labels(both)
-        right = self.stream(self.embed(both.x, self.norm(query=True)), labels).argmax(-1) == both.y
+        if self.batch_norm == "support":
+            of_support = Norm(record="graph")
+            self.embed(support.x, of_support)
+            norm = Norm(of_support.seen)
+        else:
+            norm = self.norm(query=True)
+        right = self.stream(self.embed(both.x, norm), labels).argmax(-1) == both.y
         number = (labels.cumsum(1) * labels).sum(-1) - 1  # how often its class has been shown before
         at = F.one_hot(number.long(), both.y.shape[1] // support.ways).to(labels.dtype)
         return {"by_presentation": (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1) / support.ways}
