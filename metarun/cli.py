@@ -336,11 +336,18 @@ def user_folder() -> Path:
 
 
 def check_user_choices() -> None:
-    """Refuse a choice of the user's that has a shipped one's name, which Hydra would pass over silently."""
+    """Refuse a user's choice that has the name of a shipped one, which Hydra would ignore silently, and data of no stated kind."""
     for group in CHOICES:
         for path in (user_folder() / group).glob("*.yaml"):
             if (CONFIGS / group / path.name).is_file():
                 raise ConfigError(f"{path}: {group}={path.stem} is a choice of metarun's own; give yours another name")
+    for path in (user_folder() / "data").glob("*.yaml"):
+        text = path.read_text(errors="replace")
+        kind = re.search(r"override /trainer\S*: (images|stream)\b", text)
+        if kind and "/kind" not in text:  # learners are tuned by the kind of the tasks, which the trainer's choice does not state
+            raise ConfigError(
+                f"{path}: expected the kind of its tasks; add `- override /kind@_global_.kind: {kind[1]}` to defaults"
+            )
 
 
 def folders(arguments: list[str]) -> Iterator[Path]:

@@ -123,3 +123,20 @@ def test_every_pair_with_a_file_of_its_own_composes_with_keys_that_are_there():
         for group, kind in (("algo", Algorithm), ("data", Data), ("trainer", Trainer)):
             known = set(config_parameters(locate(config[group]._target_, object if group == "algo" else kind), 1, {}))
             assert set(config[group]) - {"_target_"} <= known, path
+
+
+@pytest.mark.parametrize("data", CHOICES["data"])
+@pytest.mark.parametrize("algo", ["maml", "reptile", "anil"])
+def test_another_trainer_leaves_the_learner_as_it_is(algo, data):
+    """What holds for images hangs on the data, not on the outer loop that these bring along."""
+    usual = composed(f"algo={algo}", f"data={data}")
+    for trainer in CHOICES["trainer"]:
+        other = composed(f"algo={algo}", f"data={data}", f"trainer={trainer}")
+        assert [other[group] for group in ("algo", "data", "model", "cl")] == [
+            usual[group] for group in ("algo", "data", "model", "cl")
+        ]
+
+
+def test_learners_of_images_are_tuned_for_images():
+    tuned = composed("algo=maml", "data=cifarfs", "trainer=default")
+    assert (tuned.algo.inner_lr, tuned.algo.inner_steps, tuned.model.filters, tuned.data.train_queries) == (0.05, 5, 32, 5)

@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import yaml
@@ -36,7 +37,8 @@ def keys_of(group: str, name: str) -> set[str]:
     """The keys that a file sets, with those of the files of its own group that it inherits from."""
     content = yaml.safe_load(text_of(group, name))
     parents = [entry for entry in content.pop("defaults", []) if isinstance(entry, str)]
-    return set(flat(content)).union(*(keys_of(group, parent) for parent in parents))
+    folder = Path(name).parent
+    return set(flat(content)).union(*(keys_of(group, (folder / parent).as_posix()) for parent in parents))
 
 
 def spec_of(data) -> TaskSpec:
@@ -92,8 +94,17 @@ def test_a_row_is_told(name):
 def test_a_row_leaves_nothing_to_what_suits_the_pair(name):
     """`pair/` is drawn in before a row and tuned for small budgets: a row sets back whatever stands there."""
     algo, data = NAME.fullmatch(name).groups()[:2]
-    if (CONFIGS / "pair" / f"{algo}_{data}.yaml").is_file():
-        assert keys_of("pair", f"{algo}_{data}") <= keys_of("paper", name)
+    learner = "metalearner" if algo in ("mann", "snail") else algo
+    for pair in (f"{learner}_{data}", *([f"kind/{learner}_images"] if data in IMAGES else [])):
+        if (CONFIGS / "pair" / f"{pair}.yaml").is_file() and not excluded(Path("pair", pair).parent.as_posix(), name):
+            assert keys_of("pair", pair) <= keys_of("paper", name)
+
+
+def excluded(group: str, name: str) -> bool:
+    """Whether a row, or one it inherits from, leaves out the group."""
+    text = text_of("paper", name)
+    parents = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, str)]
+    return f"override /{group}: null" in text or any(excluded(group, parent) for parent in parents)
 
 
 def test_a_left_over_key_of_a_schedule_would_be_found():
