@@ -141,6 +141,7 @@ def build_parts(config: DictConfig, ranks: Ranks = ALONE) -> Parts:
         raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
+    check_stages(config, stages, data, method)
     one = stages[0].train.sample(torch.arange(1))
     work = work_of(algorithm, one) * trainer.tasks
     protocol, budget = trainer.iterations, build(config.budget, key="budget", kind=Budget)
@@ -186,10 +187,33 @@ def features_of(config: DictConfig) -> dict[str, float]:
 
 def build_data(config: DictConfig, method: ContinualMethod) -> Data:
     """The data configured; in stages, the default ones where none are named, if anything about the stream asks for them."""
-    streams = config.trainer.switch is not None or config.trainer.order != "given"
-    staged = streams or type(method) is not ContinualMethod
-    data: Data = build(with_stages(config.data) if staged else config.data, config.seed, key="data", kind=Data)
+    node = with_stages(config.data) if wants_stages(config, method) else config.data
+    data: Data = build(node, config.seed, key="data", kind=Data)
     return data
+
+
+def wants_stages(config: DictConfig, method: ContinualMethod) -> str | None:
+    """The key that makes no sense without stages, with its value; None: nothing asks for them."""
+    if type(method) is not ContinualMethod:
+        methods = method.methods if isinstance(method, Several) else [method]
+        return f"cl: {'+'.join(type(one).__name__ for one in methods)}"
+    if config.trainer.switch is not None:
+        return f"trainer.switch={config.trainer.switch}"
+    return f"trainer.order={config.trainer.order}" if config.trainer.order != "given" else None
+
+
+def check_stages(config: DictConfig, stages: list[Stage], data: Data, method: ContinualMethod) -> None:
+    """Refuse what works across stages on data that cannot be divided: it would run, and report something else.
+
+    Raises:
+        ConfigError: the data have one stage and no key for more.
+    """
+    asked = wants_stages(config, method)
+    if asked and len(stages) == 1 and "stages" not in config.data:
+        raise ConfigError(
+            f"{asked} needs stages, and data={data.spec.name} has one alone; choose data with the key data.stages (sine, omniglot,"
+            " split_mnist, …) or data=sequence, or leave this key out"
+        )
 
 
 def build_method(node: DictConfig) -> ContinualMethod:

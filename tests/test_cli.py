@@ -66,6 +66,10 @@ def test_version(metarun):
         (["data.shots=0"], "data.shots=0: expected 1 or more"),
         (["trainer.iterations=1.5"], "trainer.iterations=1.5: expected int"),
         (["model=conv4"], "model=conv4: expected images"),
+        (["cl=ewc", "data=sine_stream"], "cl: EWC needs stages, and data=sine_stream has one alone; choose data with"),
+        (["cl=[ewc,l2]", "data=sine_stream"], "cl: EWC+L2 needs stages, and data=sine_stream has one alone"),
+        (["trainer.switch=0.1", "data=sine_stream"], "trainer.switch=0.1 needs stages, and data=sine_stream has one alone"),
+        (["trainer.order=random", "data=sine_stream"], "trainer.order=random needs stages, and data=sine_stream has one alone"),
         (["algo=protonet"], "ProtoNet learns classification alone, but data=sine is regression"),
         (
             ["trainer.optimizer._target_=torch.optim.Adm"],

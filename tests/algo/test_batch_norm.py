@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from small import images
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
 from metarun.build import build, config_parameters, locate
@@ -13,7 +14,6 @@ from metarun.config import CONFIGS, ConfigError
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.conv4 import Conv4
 from metarun.model.norm import Norm
-from tests.small import images
 
 SPEC = TaskSpec("classification", (1, 16, 16), outputs=3, train_outputs=3, name="pictures", train_classes=6)
 LEARNERS = [
