@@ -1,7 +1,8 @@
 """From a config node to an object: `_target_` names the class, its constructor's signature is the schema.
 
-Each parameter is therefore written twice and no more: in the constructor, with its type, and in the YAML, with its value. Types
-are checked by pydantic against the annotations, ranges by the constructor itself through `require`.
+Each parameter therefore appears twice: in the constructor, with its type, and in the YAML, with its value. A default that the
+constructor has, for use from Python, is the YAML's value (`tests/test_defaults.py`). Types are checked by pydantic against the
+annotations, ranges by the constructor itself through `require`.
 """
 
 import importlib

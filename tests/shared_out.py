@@ -102,7 +102,16 @@ def train(name: str, path: Path, ranks=ALONE):
     algo, data, cl, keys = CASES[name]
     stages, learner = made(algo, data)
     sgd = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.5}
-    settings = {"iterations": 3, "tasks": 5, "optimizer": sgd, "val_tasks": 3, "test_tasks": 7, "tensorboard": False} | keys
+    settings = {
+        "iterations": 3,
+        "tasks": 5,
+        "optimizer": sgd,
+        "val_tasks": 3,
+        "test_tasks": 7,
+        "validate_every": None,
+        "tensorboard": False,
+    }
+    settings |= keys
     outcome = Trainer(0, **settings).fit(learner, stages, method(cl), RunFolder(path), "tests", ranks)
     scores = [torch.from_numpy(found) for found in (*outcome.test, *outcome.validation)]
     rows = torch.tensor([row for row in outcome.rows if row], dtype=torch.float64)

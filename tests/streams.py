@@ -60,7 +60,7 @@ def train(path, data: ImageStream, method, *, iterations: int = 6, algorithm=Non
     """Through all stages → (outcome, learner)."""
     algorithm = algorithm or learner(data)
     adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
-    settings = {"iterations": iterations, "tasks": 8, "optimizer": adam, "tensorboard": False} | keys
+    settings = {"iterations": iterations, "tasks": 8, "optimizer": adam, "validate_every": None, "tensorboard": False} | keys
     outcome = Trainer(0, **settings).fit(algorithm, data.stages(CPU), method, RunFolder(path), "tests")
     return outcome, algorithm
 

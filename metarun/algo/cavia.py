@@ -38,7 +38,7 @@ class CAVIA(GradientLearner):
         network: NetworkFactory,
         inner_lr: float,
         inner_steps: int = 1,
-        test_steps: int = 1,
+        test_steps: int = 5,
         context: int = 5,
         layers: tuple[int, ...] = (0,),
         scale: bool = False,

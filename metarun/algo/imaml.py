@@ -39,9 +39,9 @@ class IMAML(GradientLearner):
         inner_lr: float,
         inner_steps: int = 16,
         test_steps: int = 16,
-        proximal: float = 2.0,
+        proximal: float = 1.0,
         cg_steps: int = 5,
-        damping: float = 0.0,
+        damping: float = 1.0,
         batch_norm: BatchNormMode = "transductive",
         task_chunk: int | None = None,
     ) -> None:

@@ -137,7 +137,7 @@ class Trainer:
         optimizer: dict[str, Any],
         scheduler: Literal["linear", "cosine"] | dict[str, Any] | None = None,
         clip: float | None = None,
-        validate_every: int | None = None,
+        validate_every: int | None = 1000,
         val_tasks: int = 200,
         test_tasks: int = 1000,
         paper_tasks: int | None = None,
