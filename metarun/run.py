@@ -22,7 +22,7 @@ from metarun.algo.algorithm import Algorithm
 from metarun.algo.oml import lengths
 from metarun.algo.task_features import task_features
 from metarun.build import build, locate
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, check_declared
 from metarun.cl.metrics import stream_metrics
 from metarun.cl.several import Several
 from metarun.config import ConfigError, check_own_keys
@@ -225,6 +225,8 @@ def build_method(node: DictConfig) -> ContinualMethod:
     methods = {"cl": build(own, key="cl", kind=ContinualMethod)}
     for name, other in others.items():
         methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}", kind=ContinualMethod)
+    for method in methods.values():
+        check_declared(method)
     return Several(list(methods.values())) if len(methods) > 1 else methods["cl"]
 
 

@@ -33,7 +33,9 @@ class Algorithm(nn.Module, ABC):
     Attributes:
         kinds: the kinds of task it can learn.
         adapts: whether it learns from support sets; one that does not is for classes (or a function) that all tasks share.
-        steps: inner steps that a test takes; None where the learner does not adapt by steps.
+        steps: inner steps of a test, which looks after each of `looks`; None: it looks at the end of adaptation alone.
+        feedforward: whether `answers` is one pass through networks, without gradients taken inside, in which tasks stay apart on
+            axis 0. The gradients of all tasks then come from one backward pass (`metarun.cl.fisher`).
         draws_once: whether what it draws in training holds for all tasks of an update alike, and not for each by itself.
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
         batch_norm: whose statistics normalise a query.
@@ -45,6 +47,7 @@ class Algorithm(nn.Module, ABC):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
     adapts: ClassVar[bool] = True
     draws_once: ClassVar[bool] = False
+    feedforward: ClassVar[bool] = False
     steps: int | None = None
     trains: bool = True
     progress: float = 0.0

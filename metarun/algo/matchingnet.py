@@ -37,6 +37,7 @@ class MatchingNet(Algorithm):
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    feedforward: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class Oracle(Algorithm):
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression"})
+    feedforward: ClassVar[bool] = True
 
     def __init__(self, spec: TaskSpec, network: NetworkFactory, task_chunk: int | None = None) -> None:
         super().__init__(spec, task_chunk=task_chunk)

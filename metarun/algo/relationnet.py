@@ -29,6 +29,7 @@ class RelationNet(Algorithm):
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    feedforward: ClassVar[bool] = True
 
     def __init__(
         self,

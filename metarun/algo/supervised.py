@@ -22,6 +22,7 @@ class Supervised(Algorithm):
     """
 
     adapts: ClassVar[bool] = False
+    feedforward: ClassVar[bool] = True
 
     def __init__(self, spec: TaskSpec, network: NetworkFactory, task_chunk: int | None = None) -> None:
         super().__init__(spec, batch_norm="running", task_chunk=task_chunk)

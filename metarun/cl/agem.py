@@ -21,6 +21,7 @@ class AGEM(Remembering):
     """
 
     projects: ClassVar[bool] = True
+    sees_tasks = True
     needs: Needs = "boundaries"
 
     def __init__(self, size: int = 200, draw: int | None = None) -> None:

@@ -22,6 +22,9 @@ class DER(Remembering):
         draw: remembered tasks for each of the terms; null: as many as new ones.
     """
 
+    sees_tasks = True
+    observes = True
+
     def __init__(self, size: int = 1000, alpha: float = 0.5, beta: float = 0.5, draw: int | None = None) -> None:
         super().__init__(size, draw)
         require(alpha >= 0, "alpha", alpha, "0 or more")

@@ -120,8 +120,8 @@ def episode_gradients(
 ) -> Weights:
     """Mean over episodes of ``power`` of the gradient of an episode's loss, by the names of the learner's weights.
 
-    One backward pass gives those of many episodes where tasks share the weights of linear and convolutional layers and of the
-    network; any other learner takes a pass an episode.
+    One backward pass gives those of many episodes where the learner is `feedforward` and tasks share the weights of linear and
+    convolutional layers and of the network; any other learner takes a pass an episode.
 
     Args:
         algorithm: the learner, left as it is.
@@ -135,7 +135,7 @@ def episode_gradients(
     with eval_mode(algorithm):
         with recorded() as calls:
             algorithm.answers(source.sample(torch.arange(1)))
-        copied = _not_seen(algorithm, calls) if algorithm.steps is None else None
+        copied = _not_seen(algorithm, calls) if algorithm.feedforward else None
         if copied is None:
             return _one_by_one(algorithm, batches(source, samples), power, losses)
         numbers = sum(w.numel() for w in copied.values())

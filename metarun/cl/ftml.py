@@ -15,6 +15,8 @@ class FTML(Remembering):
         draw: tasks of an update; null: as many as are new.
     """
 
+    sees_tasks = True
+
     def __init__(self, size: int = 2000, draw: int | None = None) -> None:
         super().__init__(size, draw)
 

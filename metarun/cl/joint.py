@@ -19,6 +19,7 @@ class Joint(ContinualMethod):
     """
 
     needs: Needs = "stages"
+    gives_tasks = True
 
     def __init__(self, stages: Literal["all", "so_far"] = "all") -> None:
         self.which = stages

@@ -26,6 +26,7 @@ class LwF(ContinualMethod):
     """
 
     needs: Needs = "boundaries"
+    sees_tasks = True
 
     def __init__(self, temperature: float = 2.0, share: float | None = None) -> None:
         require(temperature > 0, "temperature", temperature, "a number above 0")

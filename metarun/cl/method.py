@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
+from metarun.config import ConfigError
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
 
@@ -22,7 +23,15 @@ class ContinualMethod:
     Before `grow`, before the ends of a stage and before every update torch's generator is set from the seed and the step, so
     what a method draws from it is the same in a resumed run.
 
+    What the trainer must know of a method is declared, by attributes that are False here. A class that defines one of these hooks
+    declares its attribute; `check_declared` refuses one that does not.
+
     Attributes:
+        sees_tasks: whether `mix`, `loss` or `after_update` uses the tasks of an update. Each of several processes then samples all
+            of them, and not its own alone.
+        observes: whether `after_update` must be called for those updates alone that were made, which with trainer.nonfinite=skip
+            waits for the device.
+        gives_tasks: whether `source` says where tasks come from.
         projects: whether `gradient` projects; methods that do come after those that add.
         stage: number of the stage in training (0, 1, …); the trainer says it by `enter`.
         needs: what it must be told of a stream: nothing, when a stage ends (which may be guessed), or the stage itself.
@@ -31,6 +40,9 @@ class ContinualMethod:
         device: of the learner.
     """
 
+    sees_tasks: bool = False
+    observes: bool = False
+    gives_tasks: bool = False
     projects: ClassVar[bool] = False
     needs: Needs = "nothing"
     announced: bool = True
@@ -88,6 +100,25 @@ class ContinualMethod:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave; its tensors are on the CPU."""
+
+
+DECLARED = {"mix": "sees_tasks", "loss": "sees_tasks", "after_update": "observes", "source": "gives_tasks"}
+"""The attribute that goes with a hook; `after_update` is given the tasks, too, and goes with `sees_tasks` as well."""
+
+
+def check_declared(method: ContinualMethod) -> None:
+    """Refuse a method that defines a hook and does not declare what the trainer must know of it.
+
+    Raises:
+        ConfigError: an attribute is neither True nor set by the class that defines the hook, or by one derived from it.
+    """
+    for hook, attribute in [*DECLARED.items(), ("after_update", "sees_tasks")]:
+        kinds = type(method).__mro__
+        defines = next(place for place, kind in enumerate(kinds) if hook in vars(kind))
+        declares = next(place for place, kind in enumerate(kinds) if attribute in vars(kind))
+        if kinds[defines] is not ContinualMethod and declares > defines and not getattr(method, attribute):
+            name, line = type(method).__name__, f"{attribute} = True"
+            raise ConfigError(f"cl: {name} defines {hook} and does not declare {attribute}; add `{line}` to it, or False")
 
 
 def weigh(episodes: Episodes, weight: Tensor | float) -> Episodes:

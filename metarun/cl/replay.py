@@ -25,6 +25,9 @@ class Replay(Remembering):
             a half where stages change unannounced.
     """
 
+    sees_tasks = True
+    observes = True
+
     def __init__(
         self,
         size: int = 200,

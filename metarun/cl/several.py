@@ -23,7 +23,10 @@ class Several(ContinualMethod):
 
     def __init__(self, methods: Sequence[ContinualMethod]) -> None:
         self.methods = sorted(methods, key=lambda method: method.projects)
-        self.sources = [m for m in self.methods if type(m).source is not ContinualMethod.source]
+        self.sources = [method for method in self.methods if method.gives_tasks]
+        self.sees_tasks = any(method.sees_tasks for method in methods)
+        self.observes = any(method.observes for method in methods)
+        self.gives_tasks = bool(self.sources)
         self.needs = max((method.needs for method in methods), key=get_args(Needs).index)
         if len(self.sources) > 1:
             raise ConfigError("cl: two of the methods say where tasks come from; leave out one")

@@ -25,6 +25,9 @@ class SI(QuadraticPenalty):
         consolidate, penalise: see `QuadraticPenalty`.
     """
 
+    sees_tasks = False
+    observes = True
+
     def __init__(self, strength: float, damping: float = 0.1, consolidate: Switch = True, penalise: Switch = True) -> None:
         super().__init__(strength, consolidate, penalise)
         require(damping > 0, "damping", damping, "a number above 0")

@@ -266,7 +266,6 @@ class _Job:
         self.online: list[Tensor] = []
         """Scores of the rounds since they were last logged."""
         self.guard = Guard(algorithm, self.optimizer) if trainer.nonfinite == "skip" else None
-        self.observes = type(method).after_update is not ContinualMethod.after_update
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
         self.mark = time.perf_counter()
@@ -295,7 +294,7 @@ class _Job:
         return self._test()
 
     def _share_out(self) -> bool:
-        """Whether nothing but the learner sees the tasks of an update, so that each process needs its own alone.
+        """Whether each process may sample its own tasks of an update alone.
 
         A method that remembers tasks or adds a loss is given all of them in each process, and stays the same in all.
         """
@@ -304,9 +303,7 @@ class _Job:
             if why is not None:
                 raise ConfigError(f"{why}; start one process, without torchrun")
             self._require_enough("trainer.tasks", self.trainer.tasks)
-        own = vars(ContinualMethod)
-        seen = any(getattr(type(self.method), name) is not own[name] for name in ("mix", "loss", "after_update"))
-        return not seen and self.jumps is None
+        return not self.method.sees_tasks and self.jumps is None
 
     def _require_enough(self, key: str, tasks: int) -> None:
         require(tasks >= self.ranks.size, key, tasks, f"{self.ranks.size} or more, one for each of torchrun's processes")
@@ -484,8 +481,8 @@ class _Job:
         if self.guard:
             self.guard.end()
             loss = torch.where(self.guard.finite, loss, 0)
-        # Only for methods that look at an update is it waited for whether there was one.
-        if not self.guard or not self.observes or bool(self.guard.finite):
+        # Only for methods that observe updates does the host wait for whether this one was made.
+        if not self.guard or not self.method.observes or bool(self.guard.finite):
             self.method.after_update(self.algorithm, episodes)
         self.loss_sum += loss
         self.loss_count += 1
