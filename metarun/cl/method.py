@@ -79,6 +79,10 @@ class ContinualMethod:
         """A term to add to the outer loss, (), or None."""
         return None
 
+    def penalty(self, algorithm: Algorithm) -> Tensor | None:
+        """The value of the penalty whose gradient `gradient` adds, (), to be logged; None: there is none."""
+        return None
+
     def gradient(self, algorithm: Algorithm) -> None:
         """Change the gradients of the slow weights: add a penalty's, or project."""
 

@@ -62,6 +62,15 @@ class QuadraticPenalty(ContinualMethod):
             self.anchor[name] = weights[name].clone()
 
     @torch.no_grad()
+    def penalty(self, algorithm: Algorithm) -> Tensor | None:
+        """Strength / 2 · Σ importance · (weight − anchor)², (): but for a constant, the sum of the stages' terms."""
+        if not self.importance or not is_on(self.penalise, self.stage):
+            return None
+        held = [(name, w) for name, w in algorithm.named_parameters() if name in self.importance and w.requires_grad]
+        terms = [(self.importance[name] * (w - self.anchor[name]).square()).sum() for name, w in held]
+        return self.strength / 2 * torch.stack(terms).sum() if terms else None
+
+    @torch.no_grad()
     def gradient(self, algorithm: Algorithm) -> None:
         if not is_on(self.penalise, self.stage):
             return

@@ -59,9 +59,10 @@ class Several(ContinualMethod):
         return episodes
 
     def loss(self, algorithm: Algorithm, episodes: Episodes) -> Tensor | None:
-        found = [method.loss(algorithm, episodes) for method in self.methods]
-        terms = [term for term in found if term is not None]
-        return torch.stack(terms).sum() if terms else None
+        return _sum([method.loss(algorithm, episodes) for method in self.methods])
+
+    def penalty(self, algorithm: Algorithm) -> Tensor | None:
+        return _sum([method.penalty(algorithm) for method in self.methods])
 
     def gradient(self, algorithm: Algorithm) -> None:
         for method in self.methods:
@@ -90,3 +91,9 @@ class Several(ContinualMethod):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for i, method in enumerate(self.methods):
             method.load_state_dict(state[str(i)])
+
+
+def _sum(terms: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of those that are not None; None where all are."""
+    there = [term for term in terms if term is not None]
+    return torch.stack(there).sum() if there else None

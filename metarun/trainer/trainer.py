@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from metarun.algo.algorithm import Algorithm, task_scores
+from metarun.algo.algorithm import Algorithm, task_scores, weighted
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError, require
@@ -267,6 +267,9 @@ class _Job:
         """Scores of the rounds since they were last logged."""
         self.guard = Guard(algorithm, self.optimizer) if trainer.nonfinite == "skip" else None
         self.loss_sum = torch.zeros((), device=self.device)
+        """Of the learner's own loss since it was last logged, with the weights of tasks."""
+        self.part_sums: dict[str, Tensor] = {}
+        """Of the loss's other parts."""
         self.loss_count = 0
         self.mark = time.perf_counter()
         self.shown: dict[str, str] = {}
@@ -459,11 +462,12 @@ class _Job:
             own, share = self._own(self.method.mix(episodes))
             with self.ranks.own_draws(self.device, shared=self.algorithm.draws_once):
                 losses = self.algorithm.backward(own)
-            loss = losses.mean()
+            loss = weighted(losses, own).mean()
             extra = self.method.loss(self.algorithm, episodes)
             if extra is not None:
                 extra.backward()
                 self.algorithm.write_statistics()
+        parts = {"extra": extra, "penalty": self.method.penalty(self.algorithm)}
         bad = [(~losses.isfinite()).to(loss.dtype).mean()] if self.guard else []
         if self.ranks.size > 1:
             # Running statistics and the like move towards a mean over tasks, so the mean of what came of each part is right.
@@ -485,8 +489,17 @@ class _Job:
         if not self.guard or not self.method.observes or bool(self.guard.finite):
             self.method.after_update(self.algorithm, episodes)
         self.loss_sum += loss
+        for name, part in parts.items():
+            if part is not None:
+                self._add_part(name, part.detach())
         self.loss_count += 1
         self.position.step += 1
+
+    def _add_part(self, name: str, value: Tensor) -> None:
+        """Add a part of the loss beside the learner's own; an update that was taken back has none."""
+        if self.guard:
+            value = torch.where(self.guard.finite, value, 0)
+        self.part_sums.setdefault(name, torch.zeros_like(self.loss_sum)).add_(value)
 
     def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.trainer.precision == "bfloat16" else nullcontext()
@@ -533,19 +546,29 @@ class _Job:
             torch.cuda.manual_seed(seed)
 
     def _log_loss(self, bar: "tqdm[Any]") -> None:
-        """Log the mean loss since the last time; here, and not in every update, the device is waited for."""
+        """Log the mean since the last time of the loss that updates descend, and of its parts where there are several.
+
+        `train/learner` is the tasks' loss with their weights, `train/extra` what a continual method adds to it, `train/penalty`
+        its penalty. This, and no update, synchronises with the device.
+        """
         step, skipped = self.position.step, self._count_skipped()
         if skipped >= max(self.loss_count, self.trainer.log_every):
             raise Diverged(f"none of the last {skipped} updates was finite, at update {step}")
-        loss = float(self.loss_sum) / (self.loss_count - skipped) if self.loss_count > skipped else float("nan")
-        if self.loss_count > skipped:
+        made = self.loss_count - skipped
+        sums = {"learner": self.loss_sum, **self.part_sums}
+        parts = {name: float(total) / made if made else float("nan") for name, total in sums.items()}
+        loss = sum(parts.values())
+        if made:
             self._check_finite(loss)
         self._log_online()
         self._count_time()
         speed = step * self.trainer.tasks / max(self.position.seconds, 1e-9)
         told = {"train/nonfinite": float(skipped)} if skipped else {}
+        if len(parts) > 1:
+            told |= {f"train/{name}": value for name, value in parts.items()}
         self.log.scalars(step, {"train/loss": loss, **told, "time/tasks_per_second": speed})
         self.loss_sum.zero_()
+        self.part_sums.clear()
         self.loss_count = 0
         self.shown |= {"loss": f"{loss:.4g}", "tasks/s": f"{speed:.0f}"}
         bar.set_postfix(self.shown, refresh=False)
@@ -685,6 +708,7 @@ class _Job:
                 "method": self.method.state_dict(),
                 "jumps": self.jumps.state_dict() if self.jumps else None,
                 "loss": (float(self.loss_sum), self.loss_count),
+                "loss_parts": {name: float(total) for name, total in self.part_sums.items()},
                 "nonfinite": self.guard.counts if self.guard else None,
                 "lines": self.log.sync(),
             },
@@ -710,6 +734,7 @@ class _Job:
             self.jumps.load_state_dict(found["jumps"], self.device)
         loss, self.loss_count = found["loss"]
         self.loss_sum.fill_(loss)
+        self.part_sums = {name: torch.tensor(total, device=self.device) for name, total in found.get("loss_parts", {}).items()}
         if self.guard and found.get("nonfinite") is not None:
             self.guard.counts.copy_(found["nonfinite"])
         self.position.resumed_at.append(self.position.step)
