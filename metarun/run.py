@@ -63,6 +63,8 @@ class Parts:
     stages: list[Stage]
     budget: dict[str, Any]
     """The budget's name, and the share of the protocol's updates that it makes."""
+    config: DictConfig
+    """The configuration that runs: default stages filled in, the budget's cuts made."""
 
 
 def run(config: DictConfig, choices: Mapping[str, str], path: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -95,6 +97,9 @@ def train_and_test(config: DictConfig, choices: Mapping[str, str], folder: RunFo
     keep_freed_memory()
     with ranks.one_before_others():
         parts = build_parts(config, ranks)
+    config = parts.config
+    if ranks.first:
+        folder.write_configuration(config)
     log.info(describe_run(parts, choices, folder, ranks))
 
     reference = joint_scores(config.reference, parts.stages) if config.reference and ranks.first else None
@@ -133,7 +138,8 @@ def build_parts(config: DictConfig, ranks: Ranks = ALONE) -> Parts:
     make_deterministic(trainer.deterministic)
     device = choose_device(trainer.device, ranks)
     method = build_method(config.cl)
-    data = build_data(config, method)
+    config = with_stages(config, method)
+    data: Data = build(config.data, seed, key="data", kind=Data)
     torch.manual_seed(derive(seed, "initialisation"))
     network = partial(make_network, config.model, data.spec)
     algorithm: Algorithm = build(config.algo, data.spec, network, key="algo", kind=Algorithm)
@@ -151,9 +157,12 @@ def build_parts(config: DictConfig, ranks: Ranks = ALONE) -> Parts:
             "val_tasks": budget.tests(trainer.val_tasks),
             "test_tasks": budget.tests(trainer.test_tasks),
         }
-        trainer = build(OmegaConf.merge(config, {"trainer": cut}).trainer, seed, key="trainer", kind=Trainer)
+        made = {"share": 1.0, "operations": None, "test_tasks": None}  # cut once: the same again would be cut no further
+        config = OmegaConf.merge(config, {"trainer": cut, "budget": made})  # type: ignore[assignment]
+        trainer = build(config.trainer, seed, key="trainer", kind=Trainer)
     part = {"name": budget.name, "share": trainer.iterations / max(protocol, 1)}
-    return Parts(data, algorithm, method, trainer, device, set_threads(trainer.threads, work // ranks.size), stages, part)
+    threads = set_threads(trainer.threads, work // ranks.size)
+    return Parts(data, algorithm, method, trainer, device, threads, stages, part, config)
 
 
 def check_optimizer(trainer: Trainer) -> None:
@@ -187,8 +196,7 @@ def features_of(config: DictConfig) -> dict[str, float]:
 
 def build_data(config: DictConfig, method: ContinualMethod) -> Data:
     """The data configured; in stages, the default ones where none are named, if anything about the stream asks for them."""
-    node = with_stages(config.data) if wants_stages(config, method) else config.data
-    data: Data = build(node, config.seed, key="data", kind=Data)
+    data: Data = build(with_stages(config, method).data, config.seed, key="data", kind=Data)
     return data
 
 
@@ -230,13 +238,13 @@ def build_method(node: DictConfig) -> ContinualMethod:
     return Several(list(methods.values())) if len(methods) > 1 else methods["cl"]
 
 
-def with_stages(node: DictConfig) -> DictConfig:
-    """The data's configuration, with its default stages where it says none, but may."""
-    if "stages" not in node or node.stages is not None:
-        return node
-    stages = locate(node._target_, Data, "data._target_").default_stages
+def with_stages(config: DictConfig, method: ContinualMethod) -> DictConfig:
+    """The configuration, with the data's default stages where something needs stages and it names none, but may."""
+    if not wants_stages(config, method) or "stages" not in config.data or config.data.stages is not None:
+        return config
+    stages = locate(config.data._target_, Data, "data._target_").default_stages
     log.info("data.stages=%d: continual learning needs stages, and these are the data's default", stages)
-    return OmegaConf.merge(node, {"stages": stages})  # type: ignore[return-value]
+    return OmegaConf.merge(config, {"data": {"stages": stages}})  # type: ignore[return-value]
 
 
 def make_network(node: DictConfig, spec: TaskSpec, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from metarun.claim import LOCK, OWNER, Claim, claimed
 from metarun.files import WRITING, json_lines, read_results, replacing
 
@@ -33,6 +35,7 @@ class RunFolder:
         self.path = Path(path)
         self.results_path = self.path / "results.json"
         self.metrics_path = self.path / "metrics.jsonl"
+        self.resolved_path = self.path / ".hydra" / "resolved.yaml"
         self.last = self.path / "checkpoints" / "last.pt"
         self.previous = self.path / "checkpoints" / "previous.pt"
         """The checkpoint before the last, for when that is damaged."""
@@ -68,6 +71,20 @@ class RunFolder:
                 yield
             finally:
                 self.claim = None
+
+    def write_configuration(self, config: DictConfig) -> None:
+        """Write the configuration that runs, interpolations resolved."""
+        with replacing(self.resolved_path) as file:
+            file.write(OmegaConf.to_yaml(config, resolve=True).encode())
+
+    def configuration(self) -> DictConfig:
+        """The configuration that ran; of runs before it was kept, the one composed, without default stages and a budget's cuts.
+
+        Raises:
+            OSError: there is none.
+        """
+        composed = self.path / ".hydra" / "config.yaml"
+        return OmegaConf.load(self.resolved_path if self.resolved_path.is_file() else composed)  # type: ignore[return-value]
 
     def check_claim(self) -> None:
         """Before something is written: that this process may still write it (`metarun.claim.Claim.check`)."""

@@ -54,8 +54,7 @@ class Learner:
         if results is None or results.get("status") != "finished":
             raise ConfigError(f"{run}: expected the directory of a finished run")
         self.results = results
-        config = OmegaConf.load(self.folder.path / ".hydra" / "config.yaml")
-        assert isinstance(config, DictConfig)  # noqa: S101 what Hydra writes there
+        config = self.folder.configuration()
         check_names(OmegaConf.to_container(config, resolve=True))  # a run from elsewhere: before anything in it is looked up
         self.config = config
         self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
@@ -207,7 +206,15 @@ def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: Ru
     if own and learner.last["method"]:
         method.load_state_dict(learner.last["method"])
     parts = Parts(
-        data, algorithm, method, trainer, device, set_threads(trainer.threads, 0), stages, learner.results.get("budget") or {}
+        data,
+        algorithm,
+        method,
+        trainer,
+        device,
+        set_threads(trainer.threads, 0),
+        stages,
+        learner.results.get("budget") or {},
+        config,
     )
     found = []
     for number, stage in enumerate(stages):

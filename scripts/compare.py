@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from metarun.algo.algorithm import recorded_steps
 from metarun.run import build_parts
+from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary
 
@@ -72,9 +72,9 @@ def updates_in(seconds: float, algo: str, data: str, *overrides: str) -> int | N
 
 def test_with(path: Path, shots: int) -> list[dict[str, Any]]:
     """Scores of a finished run's learner on its test tasks with other shots, by step."""
-    config = OmegaConf.load(path / ".hydra/config.yaml")
+    config = RunFolder(path).configuration()
     config.data.shots = shots
-    parts = build_parts(config)  # type: ignore[arg-type]
+    parts = build_parts(config)
     best, last = (checkpoint.load(path / "checkpoints" / f"{name}.pt") for name in ("best", "last"))
     states = best["states"] if best else None
     if states is None and last:

@@ -59,7 +59,7 @@ def measured(folder: Path) -> tuple[Numbers, Numbers, dict[str, float]]:
     features: dict[str, float] = {}
     for path in sorted(folder.rglob("results.json")):
         results = RunFolder(path.parent).results() or {}
-        config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
+        config = RunFolder(path.parent).configuration()
         error = error_of(results.get("validation"))
         points.append(places(SPACE, {dimension.key: OmegaConf.select(config, dimension.key) for dimension in SPACE}))
         errors.append(np.inf if error is None else error)

@@ -121,7 +121,10 @@ def finished(here, marker, tmp_path, monkeypatch):
 
 
 def poison(run: Path, **nodes: object) -> None:
-    path = run / ".hydra" / "config.yaml"
+    """Change the configuration that is read of a run, under either of its names."""
+    path = run / ".hydra" / "resolved.yaml"
+    if not path.is_file():
+        path = run / ".hydra" / "config.yaml"
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(path), nodes), path)
 
 
@@ -138,7 +141,10 @@ def poison(run: Path, **nodes: object) -> None:
         {"algo": {"_target_": "beside.Learner"}},
     ],
 )
-def test_a_strangers_run_imports_nothing(here, marker, finished, nodes):
+@pytest.mark.parametrize("before_it_was_kept", [False, True])
+def test_a_strangers_run_imports_nothing(here, marker, finished, nodes, before_it_was_kept):
+    if before_it_was_kept:
+        (finished / ".hydra" / "resolved.yaml").unlink()
     (here.folder / "beside.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     poison(finished, **nodes)
     with pytest.raises(ConfigError, match=r"neither metarun's nor declared|no module named beside"):

@@ -46,13 +46,13 @@ def experience(folder: Path, space: Sequence[Dimension], like: Mapping[str, Any]
     found: dict[str, list[tuple[list[float], Numbers, float]]] = defaultdict(list)
     for path in sorted(folder.rglob("results.json")):
         results = RunFolder(path.parent).results() or {}
-        said = path.parent / ".hydra" / "config.yaml"
+        composed = path.parent / ".hydra" / "config.yaml"
         error, features = error_of(results.get("validation")), results.get("task_features")
-        if error is None or features is None or list(features) != list(names) or not said.is_file():
+        if error is None or features is None or list(features) != list(names) or not composed.is_file():
             continue
         if any(results.get(key) != like[key] for key in ("algo", "cl")):
             continue
-        config = OmegaConf.load(said)
+        config = RunFolder(path.parent).configuration()
         point = places(space, {dimension.key: OmegaConf.select(config, dimension.key) for dimension in space})
         if point is not None:
             task = json.dumps(OmegaConf.to_container(config.data), sort_keys=True)
