@@ -303,9 +303,10 @@ def run_name(*, _root_: DictConfig) -> str:
     config.pop("hydra", None)
     plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     for node, values in LATER.items():
+        given = plain.get(node) or {}
         for key, value in values.items():
-            if (plain.get(node) or {}).get(key) == value:
-                del plain[node][key]
+            if key in given and given[key] == value:
+                del given[key]
     if choices.get("budget") == "full":  # which changes nothing
         plain.pop("budget")
     parts = (choices.get("algo", "none"), choices.get("data", "none"), methods(choices))
