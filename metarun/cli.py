@@ -303,10 +303,13 @@ def run_name(*, _root_: DictConfig) -> str:
     config.pop("hydra", None)
     plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     for node, values in LATER.items():
-        given = plain.get(node) or {}
         for key, value in values.items():
-            if key in given and given[key] == value:
-                del given[key]
+            *path, last = f"{node}.{key}".split(".")
+            given: Any = plain
+            for name in path:
+                given = given.get(name) if isinstance(given, dict) else None
+            if isinstance(given, dict) and last in given and given[last] == value:
+                del given[last]
     if choices.get("budget") == "full":  # which changes nothing
         plain.pop("budget")
     parts = (choices.get("algo", "none"), choices.get("data", "none"), methods(choices))
