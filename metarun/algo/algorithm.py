@@ -35,6 +35,8 @@ class Algorithm(nn.Module, ABC):
         adapts: whether it learns from support sets; one that does not is for classes (or a function) that all tasks share.
         steps: inner steps that a test takes; None where the learner does not adapt by steps.
         draws_once: whether what it draws in training holds for all tasks of an update alike, and not for each by itself.
+        held: numbers that it holds for each task that it adapts to; where they are more than the task's own, they decide how many
+            tasks are tested at once.
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
         batch_norm: whose statistics normalise a query.
         task_chunk: tasks taken at once in training, which bounds memory; None: what suits the network and the device.
@@ -46,6 +48,7 @@ class Algorithm(nn.Module, ABC):
     adapts: ClassVar[bool] = True
     draws_once: ClassVar[bool] = False
     steps: int | None = None
+    held: int = 0
     trains: bool = True
     progress: float = 0.0
 
