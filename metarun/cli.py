@@ -304,8 +304,12 @@ def run_name(*, _root_: DictConfig) -> str:
     plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     for node, values in LATER.items():
         for key, value in values.items():
-            if (plain.get(node) or {}).get(key) == value:
-                del plain[node][key]
+            *path, last = f"{node}.{key}".split(".")
+            given: Any = plain
+            for name in path:
+                given = given.get(name) if isinstance(given, dict) else None
+            if isinstance(given, dict) and last in given and given[last] == value:
+                del given[last]
     if choices.get("budget") == "full":  # which changes nothing
         plain.pop("budget")
     parts = (choices.get("algo", "none"), choices.get("data", "none"), methods(choices))

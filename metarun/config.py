@@ -21,7 +21,11 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
 """Keys that do not change what a run computes, or (the seed) stand in its folder's name themselves."""
 
 
-LATER = {"trainer": {"nonfinite": "stop", "deterministic": False}}
+LATER: dict[str, dict[str, Any]] = {
+    "trainer": {"nonfinite": "stop", "deterministic": False, "clip_value": None},
+    "algo": {"networks.snail.dilation": 1},
+    "model": {"eps": 1e-5, "slope": 0.0, "standardise": None, "gain": 1.0, "head_init": "torch", "head_bias": 0.0},
+}
 """Keys that came after the first version, with the values that are as before: runs keep their folders' names."""
 
 

@@ -78,7 +78,7 @@ def made(algo: str, name: str, device=CPU):
 
 
 CASES = {
-    "maml": ("maml", "sine", "none", {"clip": 0.5, "validate_every": 2, "keep_best": 2}),
+    "maml": ("maml", "sine", "none", {"clip": 0.5, "clip_value": 0.1, "validate_every": 2, "keep_best": 2}),
     "protonet": ("protonet algo.batch_norm=running", "pictures", "none", {"validate_every": 3}),
     "mamlpp": ("mamlpp algo.batch_norm=running algo.task_chunk=1", "pictures", "none", {}),
     "reptile": ("reptile algo.inner_batch=4", "sine", "none", {}),

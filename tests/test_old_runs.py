@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from runs import run_in, weights
 
 import metarun
 from metarun import cli
-from metarun.config import CONFIGS
+from metarun.config import CONFIGS, LATER
 from metarun.report import page
 from metarun.report.runs import collect
 from metarun.use import evaluate
@@ -40,6 +41,20 @@ def test_its_command_finds_it(old):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = compose("config", SAID, return_hydra_config=True)
     assert cli.run_name(_root_=config) == str(finished(old)[0].relative_to(old))
+
+
+@pytest.mark.parametrize(("node", "key"), [(node, key) for node, keys in LATER.items() for key in keys])
+def test_a_key_that_came_later_leaves_the_folders_name(node, key):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        now = compose("config", ["algo=metalearner", "data=omniglot"], return_hydra_config=True)
+    before, changed = now.copy(), now.copy()
+    *path, last = f"{node}.{key}".split(".")
+    for config in (before, changed):
+        OmegaConf.set_struct(config, False)
+    del OmegaConf.select(before, ".".join(path))[last]
+    OmegaConf.select(changed, ".".join(path))[last] = "else"
+    assert cli.run_name(_root_=now) == cli.run_name(_root_=before)
+    assert cli.run_name(_root_=now) != cli.run_name(_root_=changed)
 
 
 def test_it_is_shown_by_its_command(metarun, old):

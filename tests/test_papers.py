@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build, config_parameters, locate
-from metarun.config import CONFIGS
+from metarun.config import CONFIGS, NO_EFFECT
 from metarun.episodes import TaskSpec
 from metarun.run import make_network
 from metarun.tracking import flat
@@ -33,12 +33,11 @@ def text_of(group: str, name: str) -> str:
     return (CONFIGS / group / f"{name}.yaml").read_text()
 
 
-def keys_of(group: str, name: str) -> set[str]:
-    """The keys that a file sets, with those of the files of its own group that it inherits from."""
-    content = yaml.safe_load(text_of(group, name))
+def said_by(name: str) -> dict[str, str | int | float | bool]:
+    """The keys that a row sets, with their values: its own, and those of the rows that it builds on."""
+    content = yaml.safe_load(text_of("paper", name))
     parents = [entry for entry in content.pop("defaults", []) if isinstance(entry, str)]
-    folder = Path(name).parent
-    return set(flat(content)).union(*(keys_of(group, (folder / parent).as_posix()) for parent in parents))
+    return {key: value for parent in parents for key, value in said_by(parent).items()} | flat(content)
 
 
 def spec_of(data) -> TaskSpec:
@@ -90,21 +89,59 @@ def test_a_row_is_told(name):
     assert all(len(line) <= 132 for line in rest)
 
 
+def protocol_of(config) -> dict[str, str | int | float | bool]:
+    """Every key, with its value, that decides what a run measures, but for how its tasks are worked off."""
+    found = flat(OmegaConf.to_container(config))
+    read = config.algo.get("network")
+    return {
+        key: value
+        for key, value in found.items()
+        if key.partition(".")[0] in ("model", "algo", "data", "trainer")
+        and key.split(".", 1)[1] not in (*NO_EFFECT["data"], *NO_EFFECT["trainer"], *WORK, "_target_")
+        and not (key.startswith("algo.networks.") and (not key.startswith(f"algo.networks.{read}.") or key.endswith("_target_")))
+    }
+
+
+WORK = ("task_chunk", "recompute", "stages", "stage_by", "reset_optimizer", "order", "switch", "detect")
+WORK += ("nonfinite", "deterministic", "precision")
+"""Of memory, of streams that no row has, and of how a run guards itself."""
+
+
 @pytest.mark.parametrize("name", PAPERS)
-def test_a_row_leaves_nothing_to_what_suits_the_pair(name):
-    """`pair/` is drawn in before a row and tuned for small budgets: a row sets back whatever stands there."""
-    algo, data = NAME.fullmatch(name).groups()[:2]
-    learner = "metalearner" if algo in ("mann", "snail") else algo
-    for pair in (f"{learner}_{data}", *([f"kind/{learner}_images"] if data in IMAGES else [])):
-        if (CONFIGS / "pair" / f"{pair}.yaml").is_file() and not excluded(Path("pair", pair).parent.as_posix(), name):
-            assert keys_of("pair", pair) <= keys_of("paper", name)
+def test_a_row_says_all_of_its_protocol(name):
+    """`algo/` and `pair/` are drawn in before a row and suit small budgets: nothing may come from there unsaid."""
+    config = compose("config", [f"+paper={name}"])
+    protocol, said = protocol_of(config), said_by(name)
+    assert protocol.keys() - said.keys() == set()
+    assert protocol == {key: said[key] for key in protocol}
 
 
-def excluded(group: str, name: str) -> bool:
-    """Whether a row, or one it inherits from, leaves out the group."""
-    text = text_of("paper", name)
-    parents = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, str)]
-    return f"override /{group}: null" in text or any(excluded(group, parent) for parent in parents)
+TENSORFLOW = ("maml", "fomaml", "anil", "reptile")
+"""Learners whose code is in TensorFlow."""
+TORCH7 = ("metalstm_miniimagenet", "finetune_miniimagenet", "nearest_miniimagenet", "matchingnet_miniimagenet")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_row_has_its_released_codes_details(name):
+    """A second statement of what the released codes say, independent of the rows."""
+    config = compose("config", [f"+paper={name}"])
+    algo, data = name.split("_")[:2]
+    clip = {"metalstm": 0.25, "relationnet": 0.5}.get(algo)
+    clip_value = 10.0 if algo in ("maml", "fomaml", "anil", "mamlpp", "cavia") and data in ("miniimagenet", "cifarfs") else None
+    assert (config.trainer.clip, config.trainer.clip_value) == (clip, clip_value)
+    if "filters" in config.model:
+        old = (algo in TENSORFLOW and data != "sine") or name.startswith(TORCH7)
+        assert config.model.eps == (0.001 if old else 0.00001)
+        assert config.model.slope == (0.01 if algo == "mamlpp" else 0.0)
+        imagenet = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]
+        inverted = data == "omniglot" and algo in ("mamlpp", "reptile", "imaml")
+        standardised = {"cavia_miniimagenet": imagenet, "mamlpp_miniimagenet": imagenet}.get(f"{algo}_{data}")
+        if algo != "relationnet":
+            assert config.model.standardise == ([[1.0], [-1.0]] if inverted else standardised)
+    schedules = {"mamlpp_omniglot", "cavia_miniimagenet"} | {f"{a}_{d}" for a in ("protonet", "relationnet") for d in IMAGES}
+    falls = algo == "reptile" or f"{algo}_{data}" in schedules
+    assert (config.trainer.scheduler is not None) == falls
+    assert config.trainer.optimizer._target_.rpartition(".")[2] == {"reptile": "SGD", "mann": "RMSprop"}.get(algo, "Adam")
 
 
 def test_a_left_over_key_of_a_schedule_would_be_found():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -145,6 +146,27 @@ def test_images_are_classified_by_labels_of_any_kind(images):
     assert learner.fit_predict(support, labels, colour).tolist() == ["black", "white", "white"]
     three = np.array([7, 5, 9, 5, 9, 5])  # as many classes as there are, and not evenly
     assert set(learner.fit_predict(support, three, queries)) <= {5, 7, 9}
+
+
+def test_standardised_images_are_so_wherever_a_learner_is_used(images, tmp_path):
+    config = OmegaConf.load(images / ".hydra/config.yaml")
+    size = [f"data.{key}={config.data[key]}" for key in ("path", "size", "channels", "ways", "queries", "split")]
+    small = ("model.filters=4", "trainer.iterations=5", "trainer.tasks=2", "model.standardise=[[0.4],[0.2]]")
+    path = trained(tmp_path / "run", "protonet", "folder", *size, *small)
+    said = evaluate(path, [])
+    with np.load(f"{said.splitlines()[-1]}/test.npz") as again, np.load(path / "test.npz") as own:
+        np.testing.assert_array_equal(again["scores"], own["scores"])
+
+    learner, seen = metarun.load(path), []
+    network = learner.algorithm.network
+    network.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    random = np.random.default_rng(0)
+    support, queries = (random.integers(0, 256, (n, 16, 16)).astype(np.uint8) for n in (4, 3))
+    learner.fit_predict(support, [0, 0, 1, 1], queries)
+    torch.testing.assert_close(seen[0][0, :, 0], torch.tensor(support) / 255)  # the network is given images from 0 to 1
+    by_itself = network(network.weights(), seen[0])
+    network.standardise = None
+    torch.testing.assert_close(by_itself, network(network.weights(), (seen[0] - 0.4) / 0.2))
 
 
 def test_other_images_are_brought_to_the_runs_shape(images, tmp_path):

@@ -37,6 +37,8 @@ class Algorithm(nn.Module, ABC):
         feedforward: whether `answers` is one pass through networks, without gradients taken inside, in which tasks stay apart on
             axis 0. The gradients of all tasks then come from one backward pass (`metarun.cl.fisher`).
         draws_once: whether what it draws in training holds for all tasks of an update alike, and not for each by itself.
+        held: numbers that it holds for each task that it adapts to; where they are more than the task's own, they decide how many
+            tasks are tested at once.
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
         batch_norm: whose statistics normalise a query.
         task_chunk: tasks taken at once in training, which bounds memory; None: what suits the network and the device.
@@ -49,6 +51,7 @@ class Algorithm(nn.Module, ABC):
     draws_once: ClassVar[bool] = False
     feedforward: ClassVar[bool] = False
     steps: int | None = None
+    held: int = 0
     trains: bool = True
     progress: float = 0.0
 

@@ -48,8 +48,8 @@ class Omniglot(ImageData):
         root: folders with `omniglot/images_*.zip`; null: `METARUN_DATA`, else the user's data folder.
         split: "vinyals" or "maml".
         split_seed: of the "maml" split.
-        resize: "nearest" (binary images, as the releases of MAML, Reptile and ProtoNet train on) or "antialias" (Lanczos grey,
-            as torchvision's loaders give).
+        resize: "nearest" (binary images, as the releases of MAML, Reptile and ProtoNet train on) or "antialias" (grey images,
+            scaled by Pillow's Lanczos filter, as the release of iMAML does).
         test_split: a test task takes its characters from all alphabets together, or, upright, from one ("within_alphabet", as
             Lake et al.'s own test does).
         rotations: quarter turns as further classes in every split ("classes", as ProtoNet) or in training only

@@ -16,6 +16,7 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and variance by layer, each (channels,) shared by all tasks or (T, channels)."""
 
 EPS = 1e-5
+"""ε, added to a variance before its square root: torch's default."""
 
 
 @dataclass
@@ -32,12 +33,12 @@ class Norm:
     record: str | None = None
     seen: Statistics = field(default_factory=dict)
 
-    def __call__(self, layer: str, x: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
-        """``x`` (n, T, C, H, W), ``weight`` and ``bias`` (C,) or (T, C) → the same shape as ``x``."""
+    def __call__(self, layer: str, x: Tensor, weight: Tensor | None, bias: Tensor, eps: float = EPS) -> Tensor:
+        """``x`` (n, T, C, H, W), ``weight`` and ``bias`` (C,) or (T, C) → the same shape as ``x``; ``eps`` is the layer's ε."""
         tasks, channels = x.shape[1:3]
         if self.given is None and self.record != "graph" and x.device.type == "cpu":
             of_tasks = x.permute(1, 0, 3, 4, 2)  # as it lies in memory, see `as_images`
-            out, *seen = batch_norm(of_tasks.flatten(1, 3), weight, bias)
+            out, *seen = batch_norm(of_tasks.flatten(1, 3), weight, bias, eps)
             if self.record:
                 self.seen[layer] = seen[0], seen[1]
             return out.view_as(of_tasks).permute(1, 0, 4, 2, 3)
@@ -51,7 +52,7 @@ class Norm:
             if self.record:
                 kind = torch.promote_types(x.dtype, torch.float32)  # under autocast x may be bfloat16
                 mean, var = (x.new_zeros(tasks * channels, dtype=kind) for _ in range(2))
-            out = F.batch_norm(x.flatten(1, 2), mean, var, scale, shift, training=True, momentum=1.0, eps=EPS)
+            out = F.batch_norm(x.flatten(1, 2), mean, var, scale, shift, training=True, momentum=1.0, eps=eps)
             if mean is not None and var is not None:
                 self.seen[layer] = mean.view(tasks, channels), var.view(tasks, channels)
             return out.view_as(x)
@@ -61,12 +62,12 @@ class Norm:
             self.seen[layer] = mean, var
         else:
             mean, var = self.given[layer]
-        scale = torch.rsqrt(var + EPS) if weight is None else weight * torch.rsqrt(var + EPS)
+        scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
         shift = bias - mean * scale
         return x * scale[..., None, None] + shift[..., None, None]
 
 
-def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor, Tensor]:
     """``x`` (T, m, C) normalised over m, times ``weight`` and plus ``bias``, (C,) or (T, C); and the mean and unbiased variance.
 
     The two are (T, C), without a graph. For the CPU: torch's kernel over T·C channels takes about three times as long there
@@ -76,7 +77,7 @@ def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor) -> tuple[Tensor, 
     tasks, _, channels = x.shape
     scale = x.new_ones(()) if weight is None else weight
     scale, shift = (v.expand(tasks, channels).unsqueeze(1) for v in (scale, bias))
-    out, _, _, mean, var = _BatchNorm.apply(x, scale, shift)  # type: ignore[no-untyped-call]
+    out, _, _, mean, var = _BatchNorm.apply(x, scale, shift, eps)  # type: ignore[no-untyped-call]
     return out, mean, var
 
 
@@ -88,12 +89,12 @@ class _BatchNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, ...]:
         count = x.shape[1]
         mean = x.mean(1, keepdim=True)
         centred = x - mean
         var = _dot(centred, centred) / count
-        rate = torch.rsqrt(var + EPS)
+        rate = torch.rsqrt(var + eps)
         standard = centred.mul_(rate)
         ctx.save_for_backward(standard, rate, scale)
         ctx.set_materialize_grads(False)
@@ -102,17 +103,19 @@ class _BatchNorm(torch.autograd.Function):
         return torch.addcmul(shift, standard, scale), standard, rate, mean, var
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, to_standard: Tensor | None, to_rate: Tensor | None, *_: None) -> tuple[Tensor, ...]:
+    def backward(
+        ctx: Any, g: Tensor | None, to_standard: Tensor | None, to_rate: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
         standard, rate, scale = ctx.saved_tensors
         g = torch.zeros_like(standard) if g is None else g
         if to_standard is None or to_rate is None:
             gradients: tuple[Tensor, ...] = _BatchNormGradient.apply(g, standard, rate, scale)  # type: ignore[no-untyped-call]
-            return gradients
+            return *gradients, None
         along, total = _dot(g, standard), g.sum(1, keepdim=True)
         g = to_standard.addcmul(g, scale)
         count = g.shape[1]
         mean, drift = g.mean(1, keepdim=True), (_dot(g, standard) + to_rate * rate) / count
-        return torch.addcmul(-mean * rate, standard, -drift * rate).addcmul_(g, rate), along, total
+        return torch.addcmul(-mean * rate, standard, -drift * rate).addcmul_(g, rate), along, total, None
 
 
 class _BatchNormGradient(torch.autograd.Function):

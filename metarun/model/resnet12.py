@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from metarun.config import require
 from metarun.model.layers import as_images, convolve, linear, max_pool, modulate
 from metarun.model.network import Network, Weights
-from metarun.model.norm import Norm
+from metarun.model.norm import EPS, Norm
 
 
 class ResNet12(Network):
@@ -19,11 +19,19 @@ class ResNet12(Network):
         input_shape: (channels, height, width) of an image.
         outputs: outputs of the head; None for an embedding.
         widths: filters of each block: [64, 160, 320, 640] in MetaOptNet, [64, 128, 256, 512] elsewhere.
+        eps: ε of the batch norms.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], outputs: int | None, widths: tuple[int, ...] = (64, 160, 320, 640)) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        outputs: int | None,
+        widths: tuple[int, ...] = (64, 160, 320, 640),
+        eps: float = EPS,
+    ) -> None:
         super().__init__()
         require(bool(widths) and all(w > 0 for w in widths), "widths", list(widths), "numbers above 0")
+        require(eps > 0, "eps", eps, "a number above 0")
         require(len(input_shape) == 3, "model", "resnet12", f"images (channels, height, width); the data gives {input_shape}")
         smallest = 2 ** len(widths)
         enough = min(input_shape[1:]) >= smallest
@@ -36,6 +44,7 @@ class ResNet12(Network):
                 convs[f"{block}_{layer}"], norms[f"{block}_{layer}"] = conv, nn.BatchNorm2d(width, track_running_stats=False)
             before = width
         self.convs, self.norms, self.blocks = nn.ModuleDict(convs), nn.ModuleDict(norms), len(widths)
+        self.eps = eps
         self.widest = widths[0] * input_shape[1] * input_shape[2]
         self.head = None if outputs is None else nn.Linear(before, outputs)
         self.film = {str(block): width for block, width in enumerate(widths)}
@@ -46,7 +55,7 @@ class ResNet12(Network):
 
         def layer(name: str, x: Tensor) -> Tensor:
             out = convolve(x, weights[f"convs.{name}.weight"])
-            return norm(name, out, weights[f"norms.{name}.weight"], weights[f"norms.{name}.bias"])
+            return norm(name, out, weights[f"norms.{name}.weight"], weights[f"norms.{name}.bias"], self.eps)
 
         x = as_images(x)
         for block in range(self.blocks):

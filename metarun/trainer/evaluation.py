@@ -17,7 +17,7 @@ from metarun.model.network import Weights
 from metarun.ranks import ALONE, Ranks
 
 CHUNK_VALUES = 2**20
-"""Input numbers tested at once where `task_chunk` does not say how many tasks: bounds memory, costs no time."""
+"""Numbers, of inputs or of what a learner holds, tested at once where `task_chunk` is null: bounds memory, costs no time."""
 
 
 def evaluate(
@@ -105,7 +105,7 @@ def work_of(algorithm: Algorithm, one: Episodes) -> int:
 def _chunk(algorithm: Algorithm, one: Episodes) -> int:
     if algorithm.task_chunk is not None:
         return algorithm.task_chunk
-    values = one.support.x.numel() + one.query.x.numel()
+    values = max(one.support.x.numel() + one.query.x.numel(), algorithm.held)
     return max(1, min(1000, CHUNK_VALUES // values))
 
 

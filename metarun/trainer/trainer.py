@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -105,6 +105,8 @@ class Trainer:
         scheduler: of its learning rate, stepped every update: "linear" or "cosine" falls to 0 over all updates of the run; or a
             `_target_` with its arguments; null: constant.
         clip: largest norm of the outer gradient; null: not clipped.
+        clip_value: largest absolute value of each number in the outer gradient, which is clipped before its norm is; null: not
+            clipped.
         validate_every: updates between validations; null: none.
         val_tasks, test_tasks: tasks of a validation and of the test.
         paper_tasks: show the test on this many first tasks too, the number a paper reports; null: not.
@@ -137,6 +139,7 @@ class Trainer:
         optimizer: dict[str, Any],
         scheduler: Literal["linear", "cosine"] | dict[str, Any] | None = None,
         clip: float | None = None,
+        clip_value: float | None = None,
         validate_every: int | None = 1000,
         val_tasks: int = 200,
         test_tasks: int = 1000,
@@ -165,13 +168,15 @@ class Trainer:
         require(iterations >= 0, "iterations", iterations, "0 or more")
         require(keep_best >= 0, "keep_best", keep_best, "0 or more")
         require(clip is None or clip > 0, "clip", clip, "a number above 0, or null")
+        require(clip_value is None or clip_value > 0, "clip_value", clip_value, "a number above 0, or null")
         require(checkpoint_every >= 0, "checkpoint_every", checkpoint_every, "0 seconds or more")
         require(switch is None or 0 < switch < 1, "switch", switch, "a number between 0 and 1, or null")
         require(detect is None or detect > 0, "detect", detect, "a number above 0, or null")
         require(detect is None or switch is not None, "detect", detect, "null where trainer.switch is")
         require(switch is None or order == "given", "order", order, "given where stages change by trainer.switch")
         self.seed, self.iterations, self.tasks = seed, iterations, tasks
-        self.optimizer, self.scheduler, self.clip = optimizer, scheduler, clip
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.clip, self.clip_value = clip, clip_value
         self.validate_every, self.val_tasks, self.test_tasks = validate_every, val_tasks, test_tasks
         self.paper_tasks, self.keep_best = paper_tasks, keep_best
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
@@ -477,6 +482,8 @@ class _Job:
         if self.guard:
             self.guard.judge(loss, bad[0] * (len(own) / share))
         self.method.gradient(self.algorithm)
+        if self.trainer.clip_value is not None:
+            clip_values(self.algorithm.parameters(), self.trainer.clip_value)
         if self.trainer.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), self.trainer.clip)
         self.optimizer.step()
@@ -762,6 +769,17 @@ def describe(metric: str, found: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+@torch.no_grad()
+def clip_values(parameters: Iterable[Tensor], limit: float) -> None:
+    """Bring each number of the gradients into [-limit, limit].
+
+    An infinite one becomes NaN, where `torch.nn.utils.clip_grad_value_` would make it ``limit``: it must not pass for finite.
+    """
+    for w in parameters:
+        if w.grad is not None:
+            w.grad = torch.where(w.grad.isfinite(), w.grad.clamp(-limit, limit), torch.nan)
 
 
 def _can_fuse(optimizer: dict[str, Any]) -> bool:

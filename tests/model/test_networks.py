@@ -4,9 +4,11 @@ import pytest
 import torch
 from small import LINE, PICTURES, conv, images, mlp, regression, resnet
 from torch import nn
+from torch.nn import functional as F
 
 from metarun.algo.maml import MAML
-from metarun.config import ConfigError
+from metarun.config import ConfigError, RangeError
+from metarun.model.conv4 import Conv4
 from metarun.model.network import Vectorised, as_network
 from metarun.model.norm import Norm
 
@@ -56,9 +58,43 @@ def module_of_resnet(network):
     return module, names | {"head.weight": "4.weight", "head.bias": "4.bias"}
 
 
+class Standardise(nn.Module):
+    def forward(self, x):
+        return (x - MEANS.view(-1, 1, 1)) / DEVIATIONS.view(-1, 1, 1)
+
+
+MEANS, DEVIATIONS = torch.tensor([[0.4], [0.3]], dtype=torch.float64)
+
+
+def unlike_torch(outputs):
+    """Batch norms, activations and inputs as other frameworks and papers have them."""
+    return Conv4(
+        (1, 16, 16), outputs, filters=4, eps=0.05, slope=0.2, standardise=(tuple(MEANS.tolist()), tuple(DEVIATIONS.tolist()))
+    )
+
+
+def module_of_unlike_torch(network):
+    """Pooled after the activation, as in the released code of MAML++."""
+    blocks = [
+        layer
+        for i in range(4)
+        for layer in (
+            nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4, eps=0.05),
+            nn.LeakyReLU(0.2),
+            nn.MaxPool2d(2),
+        )
+    ]
+    module = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(4, 3)).double()
+    module.insert(0, Standardise())
+    shifted = {ours: f"{int(theirs.split('.')[0]) + 1}.{theirs.split('.')[1]}" for ours, theirs in module_of_conv(None)[1].items()}
+    return module, shifted
+
+
 CASES = {
     "mlp": (LINE, mlp, module_of_mlp, regression),
     "conv": (PICTURES, conv, module_of_conv, images),
+    "unlike torch": (PICTURES, unlike_torch, module_of_unlike_torch, images),
     "resnet": (PICTURES, resnet, module_of_resnet, images),
 }
 
@@ -137,3 +173,66 @@ def test_modules_that_vmap_gets_wrong_are_refused(module):
 def test_something_else_is_refused():
     with pytest.raises(ConfigError, match=r"torch\.nn\.Module, found dict"):
         as_network({})
+
+
+def test_standardise_inverts_grey_images():
+    plain, inverted = (Conv4((1, 16, 16), 3, filters=4, standardise=by) for by in (None, ((1.0,), (-1.0,))))
+    inverted.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 6, 1, 16, 16)
+    torch.testing.assert_close(inverted(inverted.weights(), x), plain(plain.weights(), 1 - x))
+
+
+def bound(weight):
+    """The largest absolute value, which of many uniform draws is all but that of their distribution."""
+    return weight.abs().max().item()
+
+
+def test_initial_weights_are_uniform_within_the_bounds_of_the_papers():
+    def made(**keys):
+        network = Conv4((1, 16, 16), 100, filters=64, **keys)
+        return network.get_parameter("convs.1.weight"), network.get_parameter("head.weight"), network.get_parameter("head.bias")
+
+    inputs, outputs, features = 64 * 9, 64 * 9, 64
+    conv, head, bias = made(init="xavier", gain=1.73, head_init="xavier", head_bias=0.05)
+    assert bound(conv) == pytest.approx(1.73 * (6 / (inputs + outputs)) ** 0.5, rel=1e-3)
+    assert conv.std().item() == pytest.approx(bound(conv) / 3**0.5, rel=0.02)
+    assert bound(head) == pytest.approx(1.73 * (6 / (features + 100)) ** 0.5, rel=1e-2)
+    assert (bias >= 0).all()
+    assert bound(bias) == pytest.approx(0.05, rel=0.1)
+
+    conv, head, bias = made(init="kaiming", head_init="kaiming")
+    assert bound(conv) == pytest.approx((6 / inputs) ** 0.5, rel=1e-3)
+    assert bound(head) == pytest.approx((3 / features) ** 0.5, rel=1e-2)
+    assert not bias.any()
+
+
+def test_the_defaults_draw_what_they_drew_before():
+    torch.manual_seed(0)
+    found = Conv4((1, 16, 16), 3, filters=4)
+    torch.manual_seed(0)
+    convs, head = [nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1, bias=False) for i in range(4)], nn.Linear(4, 3)
+    for i, layer in enumerate(convs):
+        assert torch.equal(found.get_parameter(f"convs.{i}.weight"), layer.weight)
+    assert torch.equal(found.get_parameter("head.weight"), head.weight)
+    x = torch.rand(1, 6, 1, 16, 16)
+    out = x[0]
+    for layer in convs:
+        out = F.max_pool2d(F.batch_norm(layer(out), None, None, training=True).relu(), 2)
+    torch.testing.assert_close(found(found.weights(), x)[0], head(out.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("key", "keys"),
+    {
+        "eps": {"eps": 0.0},
+        "slope": {"slope": 1.0},
+        "standardise": {"standardise": ((0.5, 0.5), (1.0, 1.0))},
+        "standardise ": {"standardise": ((0.5,), (0.0,))},
+        "gain": {"gain": 2.0},
+        "head_init": {"head_init": "xavier", "head_std": 0.1},
+        "head_bias": {"head_bias": 0.1},
+    }.items(),
+)
+def test_a_key_out_of_range_is_refused(key, keys):
+    with pytest.raises(RangeError, match=key.strip()):
+        Conv4((1, 16, 16), 3, **keys)

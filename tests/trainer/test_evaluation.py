@@ -6,6 +6,7 @@ import torch
 from small import LINE, mlp
 
 from metarun.algo.maml import MAML
+from metarun.algo.metalstm import MetaLSTM
 from metarun.data.sine import Sine
 from metarun.trainer import evaluation
 from metarun.trainer.evaluation import evaluate, summary
@@ -45,6 +46,22 @@ def test_chunks_change_nothing(monkeypatch):
     np.testing.assert_allclose(evaluate(algorithm, SOURCE, 30), whole, rtol=1e-5)
     algorithm.task_chunk = 4
     np.testing.assert_allclose(evaluate(algorithm, SOURCE, 30), whole, rtol=1e-5)
+
+
+def test_a_learners_own_numbers_bound_what_is_tested_at_once(monkeypatch):
+    algorithm = MetaLSTM(LINE, mlp, test_steps=2, hidden=5)
+    assert algorithm.held == 5 * (7 + 7 + 7 * 6 + 6 + 6 + 1)
+    sizes = []
+    predictions = algorithm.predictions
+
+    def counted(episodes, *args, **keys):
+        sizes.append(len(episodes))
+        return predictions(episodes, *args, **keys)
+
+    monkeypatch.setattr(algorithm, "predictions", counted)
+    monkeypatch.setattr(evaluation, "CHUNK_VALUES", 8 * algorithm.held)
+    evaluate(algorithm, SOURCE, 20)
+    assert sizes == [8, 8, 4]
 
 
 def test_the_learner_is_left_as_it_was():

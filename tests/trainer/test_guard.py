@@ -62,6 +62,7 @@ def state(job):
     return found | flat
 
 
+@pytest.mark.parametrize("clip_value", [None, 0.1])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize(
     ("optimizer", "cl", "keys"),
@@ -72,10 +73,10 @@ def state(job):
         ("RMSprop", "none", ()),
     ],
 )
-def test_nothing_changes_in_an_update_that_is_not_finite(harm, what, optimizer, cl, keys, tmp_path):
+def test_nothing_changes_in_an_update_that_is_not_finite(harm, what, optimizer, cl, keys, clip_value, tmp_path):
     seen = harm(BAD, what)
     of = {"_target_": f"torch.optim.{optimizer}", "lr": 0.01} | ({"momentum": 0.9} if optimizer == "SGD" else {})
-    settings = {"nonfinite": "skip", "optimizer": of, "log_every": 6}
+    settings = {"nonfinite": "skip", "optimizer": of, "log_every": 6, "clip_value": clip_value}
     outcome, algorithm = train(tmp_path, stream("class", stages=2), method(cl, *keys), **settings)
     assert outcome.position.nonfinite == [3, 3 if what == "loss" else 0]
     assert all(bool(w.isfinite().all()) for w in algorithm.parameters())

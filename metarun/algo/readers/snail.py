@@ -24,7 +24,10 @@ class SNAIL(Reader):
     Args:
         attention: sizes (keys, values) of each attention block; between two of them stands a block of temporal convolutions.
         filters: of a temporal convolution.
-        levels: convolutions of a block, dilated by 1, 2, 4, …: their reach 2 ** levels should cover the support set and a query.
+        levels: convolutions of a block, each with twice the dilation of the one before: they reach (2 ** levels - 1) · ``dilation``
+            places back, which should cover the support set.
+        dilation: of a block's first convolution: with 1 they see every place within reach, with 2, as in
+            github.com/eambutu/snail-pytorch, every second one.
         batch_norm, task_chunk: see `MetaLearner`.
     """
 
@@ -38,6 +41,7 @@ class SNAIL(Reader):
         attention: tuple[tuple[int, int], ...] = ((64, 32), (256, 128), (512, 256)),
         filters: int = 128,
         levels: int = 3,
+        dilation: int = 1,
         batch_norm: BatchNormMode = "running",
         task_chunk: int | None = None,
     ) -> None:
@@ -46,13 +50,14 @@ class SNAIL(Reader):
         require(bool(sizes) and all(size > 0 for size in sizes), "attention", list(attention), "pairs of numbers above 0")
         require(filters > 0, "filters", filters, "1 or more")
         require(0 < levels <= 16, "levels", levels, "1 to 16")
+        require(dilation > 0, "dilation", dilation, "1 or more")
         channels = self.features + self.spec.outputs
         layers: list[CausalLayer] = []
         for i, (keys, values) in enumerate(attention):
             layers.append(CausalAttention(channels, keys, values))
             channels += values
             for level in range(levels if i + 1 < len(attention) else 0):
-                layers.append(CausalConvolution(channels, filters, 2**level))
+                layers.append(CausalConvolution(channels, filters, dilation * 2**level))
                 channels += filters
         self.layers, self.head = nn.ModuleList(layers), nn.Linear(channels, self.spec.outputs)
 

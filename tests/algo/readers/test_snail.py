@@ -33,19 +33,20 @@ def plain_attention(weights, x):
     return torch.stack(outs)
 
 
-def plain_snail(weights, x):
+def plain_snail(weights, x, dilation):
     """(n, channels) → the last place's prediction."""
     x = torch.cat([x, plain_attention(part(weights, "layers.0."), x)], 1)
     for level in range(2):
-        x = torch.cat([x, plain_convolution(part(weights, f"layers.{1 + level}."), x, 2**level)], 1)
+        x = torch.cat([x, plain_convolution(part(weights, f"layers.{1 + level}."), x, dilation * 2**level)], 1)
     x = torch.cat([x, plain_attention(part(weights, "layers.3."), x)], 1)
     return weights["head.weight"] @ x[-1] + weights["head.bias"]
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients(kind):
+def test_gradients(kind, dilation):
     spec, factory, episodes = KINDS[kind]
-    algorithm = SNAIL(spec, factory, **SIZES).double()
+    algorithm = SNAIL(spec, factory, dilation=dilation, **SIZES).double()
     weights, tasks = copies(algorithm), episodes(tasks=2)
     shots = tasks.support.x.shape[1]
     torch.manual_seed(3)
@@ -60,7 +61,7 @@ def test_gradients(kind):
         outs = []
         for query in features[shots:]:
             last = torch.cat([query, torch.zeros(labels.shape[1]).double()])
-            outs.append(plain_snail(weights, torch.cat([support, last[None]])))
+            outs.append(plain_snail(weights, torch.cat([support, last[None]]), dilation))
         loss = loss + plain_loss(torch.stack(outs), tasks.query.y[t]) / 2
     torch.manual_seed(3)
     assert_gradients(algorithm, tasks, loss, weights)
