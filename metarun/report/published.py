@@ -12,12 +12,31 @@ FILE = Path(__file__).with_name("published.yaml")
 LOOKS = {"by_step": "step", "by_presentation": "presentation"}
 
 
+class Printed(float):
+    """A number that remembers with how many decimals it is written: 98.80 is known more exactly than 98.8."""
+
+    digits: int
+
+    def __new__(cls, text: str) -> "Printed":
+        number = super().__new__(cls, text)
+        number.digits = len(text.partition(".")[2])
+        return number
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers with a point are `Printed`."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: Printed(node.value))
+
+
 class Published(NamedTuple):
     """A figure as a paper prints it: accuracies in per cent.
 
     Attributes:
         value: None where the paper has curves alone.
         ci95: its 95 % interval, reckoned by Student's t where a deviation or an error over seeds is printed; None: neither is.
+        digits: decimals of the value as printed.
         paper, table: where it stands.
         verified: paper, quoted or memory.
         notes: of the protocol.
@@ -25,6 +44,7 @@ class Published(NamedTuple):
 
     value: float | None
     ci95: float | None
+    digits: int
     paper: str
     table: str
     verified: str
@@ -48,7 +68,9 @@ def published() -> dict[str, dict[str, Published]]:
             values = {"test": entry["value"]} if "value" in entry else {}
             for key, look in LOOKS.items():
                 values |= {f"{look} {number}": value for number, value in entry.get(key, {}).items()}
-            found[name] = {look: Published(value, _interval(entry), *source) for look, value in values.items()}
+            found[name] = {
+                look: Published(value, _interval(entry), getattr(value, "digits", 0), *source) for look, value in values.items()
+            }
     return found
 
 
@@ -67,5 +89,5 @@ def _interval(entry: dict[str, Any]) -> float | None:
 
 @cache
 def _content() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    content: dict[str, Any] = yaml.load(FILE.read_text(), _Loader)  # noqa: S506 - a SafeLoader
     return content

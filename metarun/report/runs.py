@@ -63,9 +63,21 @@ class Run:
 
     @property
     def full(self) -> bool:
-        """Whether all updates of the protocol were made."""
+        """Whether all updates of the protocol were made, and all of its test tasks."""
         told = self.results.get("budget") or {}
-        return bool(told.get("share", 1.0) >= 1 and told.get("name", "full") == "full")
+        tested, wanted = (self.results.get("protocol") or {}).get("n_test_tasks"), self.test_tasks
+        tests_cut = tested is not None and wanted is not None and tested < wanted
+        return bool(told.get("share", 1.0) >= 1 and told.get("name", "full") == "full" and not tests_cut)
+
+    @cached_property
+    def test_tasks(self) -> int | None:
+        """Test tasks of the protocol, from the configuration as composed, before a budget cut it; None where that is not there."""
+        try:
+            config = yaml.safe_load((self.path / ".hydra" / "config.yaml").read_text())
+            found = config["trainer"]["test_tasks"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            return None
+        return found if isinstance(found, int) else None
 
     def others(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> str:
         """What the command said beside ``known``, beside what changes nothing, and beside the values that are ``given``."""

@@ -22,13 +22,12 @@ from metarun.report import figures
 from metarun.report.published import Published, published
 from metarun.report.runs import Run
 from metarun.report.statistics import over_seeds
+from metarun.report.verdict import SEEDS, margin, seeds_wanted, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STREAM_FIGURES = ("acc", "bwt", "forgetting", "last stage", "online")
-POINT = {"accuracy": 1.0, "mse": 0.01}
-"""A published figure without an interval is taken to be known to this: a point of accuracy in per cent."""
 
 
 class Measure(NamedTuple):
@@ -78,6 +77,12 @@ class Row:
     def over_seeds(self, figure: str) -> Cell:
         """Mean over seeds with its interval; nothing where a run has no such figure, a word where it is not finite."""
         return mean_of(self.by_seed(figure).values(), self.digits)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the row's figure over seeds (n - 1); None for one seed, or where a run has no such figure."""
+        values = [value for value in self.by_seed(self.look).values() if value is not None]
+        return float(np.std(values, ddof=1)) if len(values) > 1 and len(values) == len(self.runs) else None
 
     @property
     def over_tasks(self) -> float | None:
@@ -290,17 +295,22 @@ def _beside_published(rows: Sequence[Row], method: int | None) -> list[dict[str,
             "over tasks": "",
             "published": "",
             "difference": "",
-            "verdict": "",
+            "margin": "",
+            "verdict": verdict_of(row),
+            "seeds": str(len(row.runs) or ""),
+            "seeds wanted": "",
         }
         if row.over_tasks is not None:
             line["over tasks"] = f"± {row.over_tasks:.{row.digits}f}"
         if row.published and row.published.value is not None:
             mark = "" if row.published.verified == "paper" else " ?"
-            line["published"] = Measure(row.published.value, row.published.ci95, row.digits, mark=mark)
+            allowed = margin(row.published, row.metric)
+            line["published"] = Measure(row.published.value, row.published.ci95, row.published.digits, mark=mark)
+            line["margin"] = f"± {allowed:.3g}"
             if isinstance(measured, Measure):
                 line["difference"] = Measure(measured.mean - row.published.value, None, row.digits, "+")
-            if row.runs:
-                line["verdict"] = verdict(row, measured)
+                if line["verdict"] not in ("other protocol", "short budget"):
+                    line["seeds wanted"] = str(seeds_wanted(row.spread, allowed)) if row.spread is not None else f"{SEEDS} or more"
         if method is not None:
             without = none.get(setting(row), {}) if row.labels[method] != "none" else {}
             values = [(value, without.get(seed)) for seed, value in row.by_seed(row.look).items()]
@@ -309,25 +319,20 @@ def _beside_published(rows: Sequence[Row], method: int | None) -> list[dict[str,
     return lines
 
 
-def verdict(row: Row, measured: Cell) -> str:
-    """Whether the published figure came out.
+def verdict_of(row: Row) -> str:
+    """`metarun.report.verdict.verdict` of the row's figure, or `short budget`, or `other protocol` where the command changed it.
 
-    `reproduced` where all updates of the protocol were made and the difference is at most √(ci² + ci²) of both intervals: the
-    measured one is over seeds where there are several, else over test tasks, and where none is published a `POINT` stands for
-    it. Else `not reproduced`; or `short budget`, or `other protocol` where the command changed keys of it.
+    Nothing where the paper prints no value, or a run has no such figure.
     """
-    beside = row.published
-    if beside is None or beside.value is None:
+    values = list(row.by_seed(row.look).values())
+    known = [value for value in values if value is not None]
+    if row.published is None or row.published.value is None or not values or len(known) < len(values):
         return ""
     if row.changed:
         return "other protocol"
     if not all(run.full for run in row.runs):
         return "short budget"
-    if not isinstance(measured, Measure):  # not finite
-        return "not reproduced"
-    ci95 = measured.ci95 if measured.ci95 is not None else row.over_tasks
-    allowed = np.hypot(ci95 or 0.0, POINT[row.metric] if beside.ci95 is None else beside.ci95)
-    return "reproduced" if abs(measured.mean - beside.value) <= allowed + 1e-9 else "not reproduced"
+    return verdict(*over_seeds(known), len(known), row.published, row.metric)
 
 
 def _figures_of_merit(rows: Sequence[Row]) -> list[dict[str, Cell]]:
@@ -359,8 +364,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     sources = dict.fromkeys(f"Published: {row.published.source}" for row in rows if row.published)
     return [
         "Measured: mean over seeds with its 95 % interval (Student's t, n - 1); over tasks: that over test tasks within a seed.",
-        "Reproduced: all updates of the protocol made, and the difference at most √(ci² + ci²) of both intervals, one point"
-        " standing for one that is not published. A question mark: not read in the paper itself.",
+        "Reproduced: the whole protocol run, and the interval over seeds wholly within the margin of the published figure;"
+        " better or worse: wholly outside; inconclusive: neither, or fewer than three seeds. Seeds wanted: so many give a method"
+        " whose mean is the published one the verdict reproduced with a probability of 80 %.",
+        "Margin: the largest of the published 95 % interval, half of its last printed digit, and a quarter of 100 - value, at most"
+        " 1.5 points; of a mean squared error a tenth of the value. A question mark: not read in the paper itself.",
         *sources,
     ]
 
