@@ -65,19 +65,22 @@ class ImageStream(ImageData):
         for number, (name, of) in enumerate(self.parts.items()):
             labels = torch.arange(len(of["train"])) + first
             active = torch.zeros(outputs, dtype=torch.bool).index_fill_(0, labels, True) if self.scenario == "task" else None
+            # Stages of the same images, such as permutations, are tested on them in the same order.
+            keys = {split: derive(self.seed, "examples", split) for split in ("val", "test")}
+            keys = {"train": derive(self.seed, "examples", "train", number), **keys}
             sources = [
                 ImageExamples(
-                    derive(self.seed, "examples", split, number),
+                    key,
                     images,
                     of[split],
                     labels,
                     outputs,
                     active,
-                    self.sampling if split == "train" else "given",
+                    self.sampling if split == "train" else "balanced",
                     self.views.get(name),
                     device,
                 )
-                for split in ("train", "val", "test")
+                for split, key in keys.items()
             ]
             made.append(Stage(name, *sources))
             first += 0 if self.scenario == "domain" else len(labels)
@@ -94,7 +97,8 @@ class ImageExamples(TaskSource):
         labels: of each of the classes, (classes,) int64.
         outputs: of the learner.
         active: which of them an example may be, (outputs,) bool; None: all.
-        order: see `Sampling`; "given" goes through the images as they lie.
+        order: see `Sampling`; "given": class after class; "balanced": any number of first images has the classes in proportion, see
+            `interleaved`.
         view: applied to the images (n, C, H, W) float32 in [0, 1].
         device: where examples are wanted.
     """
@@ -107,7 +111,7 @@ class ImageExamples(TaskSource):
         labels: Tensor,
         outputs: int,
         active: Tensor | None,
-        order: Sampling | Literal["given"],
+        order: Sampling | Literal["given", "balanced"],
         view: View | None,
         device: torch.device,
     ) -> None:
@@ -115,12 +119,18 @@ class ImageExamples(TaskSource):
         self.classes, self.labels, self.active = classes, labels, active
         first = classes.size.cumsum(0) - classes.size
         self.count: int = int(classes.size.sum())
-        self.index = (torch.arange(self.count) + (classes.start - first).repeat_interleave(classes.size)).to(images.device)
-        self.y = labels.repeat_interleave(classes.size).to(device)
+        index = torch.arange(self.count) + (classes.start - first).repeat_interleave(classes.size)
+        y = labels.repeat_interleave(classes.size)
+        if order == "balanced":
+            places = interleaved(key, classes.size)
+            index, y = index[places], y[places]
+        self.index, self.y = index.to(images.device), y.to(device)
         self.context = {} if active is None else {"active": active.to(device)}
         self._epochs: dict[int, Tensor] = {}
 
     def in_order(self) -> "ImageExamples":
+        if self.order == "balanced":
+            return self
         shared = (self.key, self.images, self.classes, self.labels, self.outputs, self.active)
         return ImageExamples(*shared, "given", self.view, self.device)
 
@@ -134,7 +144,7 @@ class ImageExamples(TaskSource):
     def _places(self, ids: Tensor) -> Tensor:
         """Which of the images the examples ``ids`` (T,) are."""
         there = self.images.device
-        if self.order == "given":
+        if self.order in ("given", "balanced"):
             return (ids % self.count).to(there, non_blocking=True)
         if self.order == "uniform":
             return (bits(self.key, ids.to(there, non_blocking=True), 1)[:, 0] * self.count) >> 31
@@ -151,3 +161,25 @@ class ImageExamples(TaskSource):
             return known
         every = torch.arange(self.count, device=self.images.device)
         return bits(derive(self.key, "epoch", epoch), every, 1)[:, 0].argsort(stable=True)
+
+
+def interleaved(key: int, sizes: Tensor) -> Tensor:
+    """An order of images that lie class after class, in which any number of first ones has the classes in proportion.
+
+    Each class is shuffled, since archives may be sorted within a class too (the first half of MNIST's test images is the easier
+    one), and spread evenly over the whole order. Of n first images a class of size m among N has n m / N, give or take one (two
+    where classes are of very different sizes).
+
+    Args:
+        key: of the shuffling; the same order on every device.
+        sizes: images of each class, (classes,) int64.
+
+    Returns:
+        Places of the images in their original order, (images,) int64.
+    """
+    ids, classes = torch.arange(int(sizes.sum())), torch.arange(len(sizes))
+    shuffled = (classes.repeat_interleave(sizes) << 31 | bits(key, ids, 1)[:, 0]).argsort(stable=True)
+    within = ids - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    start = (classes + 0.5) / len(sizes)  # classes of one size then take turns
+    at = (within + start.repeat_interleave(sizes).double()) / sizes.repeat_interleave(sizes)
+    return shuffled[at.argsort(stable=True)]

@@ -9,6 +9,7 @@ from metarun.config import ConfigError
 from metarun.data import cifar100
 from metarun.data.cifar100 import CIFAR100
 from metarun.data.mnist import MNIST
+from metarun.data.stream import interleaved
 from metarun.trainer.evaluation import evaluate, summary
 
 
@@ -24,7 +25,7 @@ def test_scenarios(scenario, outputs, labels, active):
     episodes = stage.test.sample(torch.arange(20))
     assert episodes.support.x.shape == (20, 0, 1, 4, 4)
     assert episodes.query.x.shape == (20, 1, 1, 4, 4)
-    assert episodes.query.y.flatten().tolist() == [labels[0]] * 10 + [labels[1]] * 10
+    assert episodes.query.y.flatten().tolist() == labels * 10
     if active is None:
         assert not episodes.context
     else:
@@ -42,6 +43,46 @@ def test_an_epoch_is_all_examples_once_in_an_order_of_its_own():
     assert not torch.equal(*epochs)
     across = source.sample(torch.arange(35, 45)).query.x.flatten(1)  # from one epoch into the next
     assert torch.equal(across, images[35:45])
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_any_first_examples_of_a_test_have_the_classes_in_proportion(scenario, split):
+    data = stream(scenario)
+    for stage in data.stages(CPU):
+        source = getattr(stage, split)
+        first = source.sample(torch.arange(source.count)).query.y.flatten()
+        for n in range(1, source.count + 1):
+            counts = torch.bincount(first[:n] - first.min(), minlength=2)
+            assert int((counts - n / 2).abs().max() * 2) <= 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "apart"),
+    [([980, 1135, 1032, 892], 1.1), ([10] * 100, 1), ([900, 100], 1), ([500, 3, 1, 40, 40, 40], 2.1), ([7], 0.1)],
+)
+def test_an_interleaved_order_is_a_shuffled_one_with_every_class_spread_evenly(sizes, apart):
+    sizes = torch.tensor(sizes)
+    order = interleaved(5, sizes)
+    assert torch.equal(order.sort().values, torch.arange(int(sizes.sum())))
+    classes = torch.arange(len(sizes)).repeat_interleave(sizes)[order]
+    counts = torch.nn.functional.one_hot(classes, len(sizes)).cumsum(0)
+    proportion = torch.arange(1, len(order) + 1).unsqueeze(1) * sizes / sizes.sum()
+    assert float((counts - proportion).abs().max()) < apart
+    assert torch.equal(order, interleaved(5, sizes))
+    if len(order) > 100:
+        assert not torch.equal(order, interleaved(6, sizes))
+        assert not torch.equal(order[classes == 0], order[classes == 0].sort().values)
+
+
+def test_a_constant_answer_is_at_chance_on_few_test_examples():
+    """Two classes share two outputs: numbered class by class, the first ten of 20 are all of one class."""
+    data = stream("domain")
+    algorithm = learner(data, [5])
+    with torch.no_grad():
+        for w in algorithm.parameters():
+            w.zero_()
+    assert [evaluate(algorithm, stage.test, 10).mean() for stage in data.stages(CPU)] == [0.5] * 3
 
 
 def test_uniform_draws_come_back_sooner():
@@ -81,6 +122,8 @@ def test_the_real_digits(data_root, tmp_path, monkeypatch):
     data = MNIST(0, root=str(data_root), scenario="class", stages=5)
     assert [stage.test.count for stage in data.stages(CPU)] == [2115, 2042, 1874, 1986, 1983]
     assert sum(stage.train.count for stage in data.stages(CPU)) == 55000
+    first = [stage.test.sample(torch.arange(200)).query.y.flatten().bincount(minlength=10) for stage in data.stages(CPU)]
+    assert all(sorted(counts.tolist())[-2] >= 90 for counts in first)
     permuted = MNIST(0, root=str(data_root), scenario="domain", stages=3, stage_by="permutation")
     first, second = (stage.test.sample(torch.arange(5)).query for stage in permuted.stages(CPU)[:2])
     assert torch.equal(first.y, second.y)
