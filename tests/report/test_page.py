@@ -13,7 +13,9 @@ from metarun.report.runs import collect
 from metarun.report.statistics import holm, paired
 
 
-def write(path, algo, seed, scores, *, status="finished", overrides=(), stages=None, metrics=(), tested="tasks {seed}", of=None):
+def write(
+    path, algo, seed, scores, *, status="finished", overrides=(), stages=None, metrics=(), tested="tasks {seed}", of=None, **more
+):
     """``scores`` (stages, tasks) of the test, accuracies.
 
     ``tested``: the digest of the test tasks, None as of an older version; ``of``: the overrides of a test of an earlier run.
@@ -36,6 +38,7 @@ def write(path, algo, seed, scores, *, status="finished", overrides=(), stages=N
         "environment": {"device": "cpu", "git": "abc"},
         **({"tested": {"digest": tested.format(seed=seed), "classes": 423}} if tested else {}),
         **({} if of is None else {"overrides": of}),
+        **more,
     }
     (path / "results.json").write_text(json.dumps(results))
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics) + '{"step": 9')  # killed while writing
@@ -202,6 +205,85 @@ def test_curves_by_hand(runs):
     steps = adaptation_curve(maml)
     np.testing.assert_allclose(steps.x, [0, 1, 2])
     np.testing.assert_allclose(steps.mean, [0.5, 10.5, 20.5])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures of a page, by the text that stands for them."""
+    found = {}
+
+    def image(figure, alt):
+        found[alt] = figure
+        return ""
+
+    monkeypatch.setattr("metarun.report.page._image", image)
+    return found
+
+
+def test_the_curves_of_a_page(runs, drawn):
+    text = page(collect([runs]))
+    (alt,) = drawn
+    assert alt == "accuracy, % against outer updates, seconds of training, tasks seen, inner steps"
+    assert "<h2>Curves: accuracy, %</h2>" in text
+    assert "The first" not in text
+    panels = {ax.get_xlabel(): ax for ax in drawn[alt].axes}
+    assert list(panels) == ["outer updates", "seconds of training", "tasks seen", "inner steps"]
+    expected = {  # validation 50 and 60 %, then 60 % of both seeds; 80 and 90 %
+        "outer updates": {"maml": [[100, 55], [200, 60]], "protonet": [[100, 80], [200, 90]]},
+        "seconds of training": {"maml": [[10, 55], [20, 60]], "protonet": [[10, 80], [20, 90]]},
+        "tasks seen": {"maml": [[400, 55], [800, 60]], "protonet": [[400, 80], [800, 90]]},
+        "inner steps": {name: [[0, 0.5], [1, 10.5], [2, 20.5]] for name in ("maml", "protonet")},
+    }
+    for axis, lines in expected.items():
+        found = {line.get_label(): np.column_stack(line.get_data()) for line in panels[axis].get_lines()}
+        assert found.keys() == lines.keys()
+        for name, points in lines.items():
+            np.testing.assert_allclose(found[name], points)
+
+
+def test_methods_beyond_those_that_can_be_told_apart_are_said_to_be_left_out(tmp_path, drawn):
+    for i in range(13):
+        write(tmp_path / str(i), "maml", 0, [0.5, 0.6], overrides=[f"algo.inner_lr={i:02}"], metrics=curve(0.5, 0.6))
+    assert "The first 12 of 13 methods." in page(collect([tmp_path]))
+    (figure,) = drawn.values()
+    names = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert names == [f"maml inner_lr={i:02}" for i in range(12)]
+
+
+def test_the_matrices_of_a_page(tmp_path, drawn):
+    for seed in range(2):
+        for cl in ("none", "ewc"):
+            write(tmp_path / f"{cl}{seed}", "maml", seed, [[0.5], [0.8]], stages=["one", "two"], overrides=[f"cl={cl}"], cl=cl)
+    changed = json.loads((tmp_path / "ewc1/results.json").read_text())
+    changed["continual"]["R"] = [[0.4, 0.0], [0.7, 0.1], [0.3, 1.0]]
+    (tmp_path / "ewc1/results.json").write_text(json.dumps(changed))
+    page(collect([tmp_path]))
+    figure = drawn["R of maml"]
+    ewc, none, _ = figure.axes
+    assert (ewc.get_title(), none.get_title(), ewc.get_ylabel()) == ("ewc", "none", "maml")
+    np.testing.assert_allclose(none.get_images()[0].get_array(), [[0.2, 0.2], [0.9, 0.3], [0.5, 0.8]])
+    np.testing.assert_allclose(ewc.get_images()[0].get_array(), [[0.3, 0.1], [0.8, 0.2], [0.4, 0.9]])
+
+
+def test_the_results_of_a_page(runs, drawn):
+    write(runs / "d", "reptile", 0, [0.5], status="diverged", stopped="a loss of nan")
+    text = page(collect([runs]))
+    assert cells(text, "Results") == [
+        {
+            "method": name,
+            "test": mean,
+            "over tasks": "± 1.00",
+            "seeds": "2",
+            "test tasks": "3",
+            "batch norm": "support",
+            "updates": "300",
+            "seconds": "12",
+            "device": "cpu",
+            "commit": "abc",
+        }
+        for name, mean in {"maml": "70.00 ± 0.00", "protonet": "76.67 ± 0.00"}.items()
+    ]
+    assert cells(text, "Runs without a result") == [{"run": str(runs / "d"), "status": "diverged", "why": "a loss of nan"}]
 
 
 class Looks(HTMLParser):
