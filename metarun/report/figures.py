@@ -122,7 +122,14 @@ def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | No
     from matplotlib.ticker import NullFormatter
 
     columns = list(dict.fromkeys(name for row in found.values() for name in row))
-    figure, axes = _figure(len(columns), len(found), width=1.25, height=1.15)
+    titles = {title: _wrapped(title, 26) for title in found}
+    heads = {name: _wrapped(name, 16) for name in columns}
+    # Inches, for text of 8 points: panels keep their size beside the rows' titles, the methods' names and the colour bar.
+    label = 0.07 * max(len(line) for title in titles.values() for line in title.splitlines())
+    tall = max(1.0, 0.14 * max(title.count("\n") + 1 for title in titles.values()))
+    head = 0.1 + 0.14 * max(name.count("\n") + 1 for name in heads.values())
+    width, height = 1.1 + (label + 0.9) / len(columns), tall + 0.15 + head / len(found)
+    figure, axes = _figure(len(columns), len(found), width=width, height=height)
     for panels, (title, row) in zip(np.reshape(axes, (len(found), len(columns))), found.items(), strict=True):
         values = {name: np.array(R, dtype=np.float64) for name, R in row.items()}
         low, high = (edge([edge(R) for R in values.values()]) for edge in (np.nanmin, np.nanmax))
@@ -133,10 +140,12 @@ def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | No
             ax.set_xticks([])
             ax.set_yticks([])
             if ax.get_subplotspec().is_first_row():
-                ax.set_title(name, fontsize=8)
+                ax.set_title(heads[name], fontsize=8)
             if name in values:
                 image = ax.imshow(values[name], cmap="viridis_r" if error else "viridis", norm=scale, aspect="auto")
-        panels[0].set_ylabel(title, fontsize=8)
+            else:
+                ax.spines[:].set_visible(False)
+        panels[0].set_ylabel(titles[title], fontsize=8, rotation=0, ha="right", va="center", multialignment="left")
         bar = figure.colorbar(image, ax=list(panels))
         bar.set_label(metrics[title], fontsize=8)
         bar.ax.tick_params(labelsize=7)
@@ -149,13 +158,17 @@ def beside_published(
 ) -> "Figure":
     """A line a row: the measured figure with its interval, and the published one with its own, where it is told."""
     figure, (ax,) = _figure(1, 1, width=7.0, height=1.0 + 0.32 * len(rows))
+    drawn = set[str]()
+
+    def point(label: str, mean: float, ci: float | None, place: float, colour: str, marker: str) -> None:
+        named = None if label in drawn else label  # once in the legend
+        ax.errorbar(mean, place, xerr=ci, color=colour, marker=marker, markersize=4, capsize=2, label=named)
+        drawn.add(label)
+
     for place, (mean, ci, told) in enumerate(rows.values()):
-        first = place == 0
         if told is not None and told[0] is not None:
-            label = "published" if first else None
-            ax.errorbar(told[0], place + 0.15, xerr=told[1], color=COLOURS[2], marker="s", markersize=4, capsize=2, label=label)
-        label = "measured" if first else None
-        ax.errorbar(mean, place - 0.15, xerr=ci, color=COLOURS[3], marker="o", markersize=4, capsize=2, label=label)
+            point("published", told[0], told[1], place + 0.15, COLOURS[2], "s")
+        point("measured", mean, ci, place - 0.15, COLOURS[3], "o")
     ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{unit}, 95 % interval")
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -284,6 +297,11 @@ def save(figure: "Figure", path: Path) -> None:
 def close(figure: "Figure") -> None:
     """Free a figure's memory."""
     figure.clear()
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Its lines, each broken where it is longer than ``width``."""
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""])
 
 
 def _colours(count: int) -> list[Any]:

@@ -6,6 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from metarun.files import replacing
 from metarun.report import figures
 from metarun.report.runs import Run
-from metarun.report.statistics import Paired, paired, t_quantile
+from metarun.report.statistics import Paired, holm, paired, t_quantile
 from metarun.report.table import mean_of, score
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Numbers = NDArray[np.float64]
 
 CURVES, MATRICES = 12, 20
 """Methods in a picture at most; more of them cannot be told apart."""
+UPDATES = "trainer.iterations"
 MERIT = {"test": "test", "bwt": "BWT", "forgetting": "forgetting"}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A page of pictures and tables: whatever a run says of itself, a browser runs and fetches nothing for it."""
@@ -50,13 +52,22 @@ class Method:
     def metric(self) -> str:
         return self.runs[0].metric
 
-    @property
-    def tested_on(self) -> tuple[object, ...]:
-        """What must be the same for two methods to have the same test tasks."""
-        first = self.runs[0].results
-        test = {key: value for key, value in first["protocol"].items() if key not in ("train", "batch_norm")}
-        stages = sorted((first.get("continual") or {}).get("stages", []))
-        return (first["data"], self.metric, *test.items(), *stages, *sorted(_data_keys(self.runs[0])))
+    def tested_on(self) -> set[str]:
+        """Digests of the test tasks of its runs, of those that record them."""
+        return {run.tested[0] for run in self.runs if run.tested}
+
+    def scores_by_tasks(self) -> dict[str, Numbers] | None:
+        """Task scores (tasks,) by the digest of the test tasks: the mean over the runs that were tested on the same.
+
+        None where one of them has no scores, or one that is not finite.
+        """
+        found: dict[str, list[Numbers]] = defaultdict(list)
+        for run in self.runs:
+            if run.tested is not None:
+                if run.task_scores is None:
+                    return None
+                found[run.tested[0]].append(run.task_scores)
+        return {digest: np.mean(scores, 0) for digest, scores in found.items()}
 
 
 class Curve(NamedTuple):
@@ -69,30 +80,33 @@ class Curve(NamedTuple):
 
 
 def methods(runs: Sequence[Run]) -> list[Method]:
-    """Finished runs by configuration, named by the algorithm, and by what not all commands of that algorithm and data said."""
+    """Finished runs by configuration.
+
+    A name is the algorithm, the data if there are several, the overrides that not all commands of that algorithm and data have, and
+    always the paper's row, the budget and the updates of a command that sets them.
+    """
     finished = sorted((run for run in runs if run.finished), key=lambda run: str(run.path))
     named = [key for key in ("algo", "data") if len({run.results[key] for run in finished}) > 1] or ["algo"]
     alike: dict[tuple[str, ...], list[tuple[Run, list[str]]]] = defaultdict(list)
     for run in finished:
-        said = run.others(("algo", "data")).split() + _shown(run)
-        alike[tuple(str(run.results[key]) for key in named)].append((run, said))
+        alike[tuple(str(run.results[key]) for key in named)].append((run, run.changes(("algo", "data", UPDATES)) + _protocol(run)))
     groups: dict[str, dict[int, Run]] = defaultdict(dict)
     for chosen, members in alike.items():
         common = set.intersection(*(set(said) for _, said in members))
         for run, said in members:
-            own = (word.partition("=") for word in said if word not in common)
+            own = (word.partition("=") for word in said if word not in common or word in _protocol(run))
             words = [*chosen, *(f"{key.rpartition('.')[2]}={value}" for key, _, value in own)]
             groups[" ".join(words)][run.seed] = run
     return [Method(name, [found[seed] for seed in sorted(found)]) for name, found in sorted(groups.items())]
 
 
-def _shown(run: Run) -> list[str]:
-    """Of what tells itself in other ways, what a reader wants to see."""
-    return [f"{key}={value}" for key, value in run.said.items() if key == "paper" or key.partition(".")[0] == "budget"]
-
-
-def _data_keys(run: Run) -> list[str]:
-    return [f"{key}={value}" for key, value in run.said.items() if key.startswith("data.") and key != "data.root"]
+def _protocol(run: Run) -> list[str]:
+    """The overrides that choose a paper's row, a budget other than the full one, and the number of updates."""
+    return [
+        f"{key}={value}"
+        for key, value in run.said.items()
+        if key in ("paper", UPDATES) or (key.partition(".")[0] == "budget" and value != "full")
+    ]
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -169,50 +183,92 @@ def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
 
 def _tests(found: Sequence[Method]) -> Iterator[str]:
     """Each method against the best on the same test tasks."""
-    groups: dict[tuple[object, ...], list[Method]] = defaultdict(list)
-    for method in found:
-        groups[method.tested_on].append(method)
+    tests = [
+        (best, other, test)
+        for best, *others in (_ranked(group) for group in _tested_alike(found))
+        for other in others
+        if (test := compare(best, other)) is not None
+    ]
+    old = [method for method in found if any(run.tested is None for run in method.runs)]
+    if not tests and not (old and len(found) > 1):
+        return
+    yield "<h2>Paired tests</h2>"
+    if tests:
+        yield "<p>The best method against each other one that was tested on the same tasks: the mean of the differences task by"
+        yield f"task, its 95 % interval, and a two-sided paired t test. {_corrected(len(tests))} The best method was chosen on"
+        yield "these very tasks, which flatters it. The tests compare these trained models, not retrainings of them: how much"
+        yield "another training would differ is in the interval over seeds above.</p>"
+        yield _table(["best", "other", "difference", "t", "df", "p", "p (Holm)", "runs"], _lines(tests))
+    if old:
+        yield "<p>Runs of these methods were made by an older version, which did not record the test tasks, and are left out of"
+        yield f"paired tests: {_names(old)}. <code>metarun eval RUN</code> tests such a run again and records them.</p>"
+
+
+def _lines(tests: Sequence[tuple[Method, Method, Paired]]) -> list[list[str]]:
     lines = []
-    for group in groups.values():
-        scored = {method.name: [score(run, "test")[0] for run in method.runs] for method in group}
-        ranked = sorted(group, key=lambda method: _rank(scored[method.name], method.metric))
-        for other in ranked[1:]:
-            test = compare(ranked[0], other)
-            if test is not None:
-                scale, digits = (100.0, 2) if other.metric == "accuracy" else (1.0, 3)
-                seeds = {run.seed for run in ranked[0].runs} & {run.seed for run in other.runs}
-                lines.append(
-                    [
-                        f"<code>{html.escape(ranked[0].name)}</code>",
-                        f"<code>{html.escape(other.name)}</code>",
-                        f"{scale * test.difference:+.{digits}f} ± {scale * test.ci95:.{digits}f}",
-                        f"{test.t:.2f}",
-                        f"{test.df:,}",
-                        f"{test.p:.2g}" if test.p > 0 else "&lt; 1e-300",
-                        str(len(seeds)),
-                    ]
-                )
-    if lines:
-        yield "<h2>Paired tests</h2><p>The best method against each other one on the same test tasks: the mean of the differences"
-        yield "task by task, its 95 % interval, and a two-sided paired t test, over the tasks of all seeds that both have. It"
-        yield "speaks of these trained learners: how much another training would differ shows in the interval over seeds above.</p>"
-        yield _table(["best", "other", "difference", "t", "df", "p", "seeds"], lines)
+    for (best, other, test), corrected in zip(tests, holm([test.p for *_, test in tests]), strict=True):
+        scale, digits = (100.0, 2) if other.metric == "accuracy" else (1.0, 3)
+        shared = best.tested_on() & other.tested_on()
+        lines.append(
+            [
+                _names([best]),
+                _names([other]),
+                f"{scale * test.difference:+.{digits}f} ± {scale * test.ci95:.{digits}f}",
+                f"{test.t:.2f}",
+                f"{test.df:,}",
+                _probability(test.p),
+                _probability(corrected),
+                " and ".join(
+                    str(sum(run.tested is not None and run.tested[0] in shared for run in of.runs)) for of in (best, other)
+                ),
+            ]
+        )
+    return lines
+
+
+def _corrected(count: int) -> str:
+    return f"p (Holm) is corrected for the {count} comparisons of the table." if count > 1 else ""
+
+
+def _probability(p: float) -> str:
+    return f"{p:.2g}" if p > 0 else "&lt; 1e-300"
+
+
+def _names(found: Sequence[Method]) -> str:
+    return ", ".join(f"<code>{html.escape(method.name)}</code>" for method in found)
+
+
+def _tested_alike(found: Sequence[Method]) -> list[list[Method]]:
+    """Groups of methods of one metric, connected by test tasks that two of them share."""
+    groups: list[list[Method]] = []
+    for method in found:
+        joined = [
+            group
+            for group in groups
+            if group[0].metric == method.metric and any(method.tested_on() & other.tested_on() for other in group)
+        ]
+        groups = [group for group in groups if group not in joined] + [[*chain.from_iterable(joined), method]]
+    return groups
+
+
+def _ranked(group: Sequence[Method]) -> list[Method]:
+    """The best first."""
+    return sorted(group, key=lambda method: _rank([score(run, "test")[0] for run in method.runs], method.metric))
 
 
 def compare(a: Method, b: Method) -> Paired | None:
-    """Paired test over the tasks of the seeds that both have; None: no such tasks, or a score that is not finite."""
-    ours, theirs = ({run.seed: run.task_scores for run in method.runs} for method in (a, b))
-    pairs = []
-    for seed in ours.keys() & theirs.keys():
-        x, y = ours[seed], theirs[seed]
-        if x is None or y is None or x.shape != y.shape:
-            return None
-        there = ~(np.isnan(x) & np.isnan(y))
-        pairs.append((x[there], y[there]))
-    if not pairs:
+    """Paired test over the test tasks that both have; None: no such tasks, or a score that is not finite.
+
+    Where several runs of a method were tested on the same tasks, as on a fixed test set, a task counts once, by its mean score.
+    """
+    ours, theirs = a.scores_by_tasks(), b.scores_by_tasks()
+    if ours is None or theirs is None:
+        return None
+    pairs = [(ours[digest], theirs[digest]) for digest in ours if digest in theirs]
+    if not pairs or any(x.shape != y.shape for x, y in pairs):
         return None
     x, y = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    return paired(x, y) if len(x) > 1 and np.isfinite(x).all() and np.isfinite(y).all() else None
+    return paired(x, y) if len(x) > 1 else None
 
 
 def _curves(found: Sequence[Method], metric: str) -> Iterator[str]:

@@ -79,15 +79,14 @@ class Run:
             return None
         return found if isinstance(found, int) else None
 
-    def others(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> str:
-        """What the command said beside ``known``, beside what changes nothing, and beside the values that are ``given``."""
+    def changes(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> list[str]:
+        """Overrides of the command beside ``known``, beside what changes nothing, and beside the values that are ``given``."""
         aside = ASIDE | set(known)
-        told = {
-            key: value
+        return [
+            f"{key}={value}"
             for key, value in self.said.items()
             if key not in aside and key.split(".")[0] not in ("hydra", "budget") and (given or {}).get(key) != value
-        }
-        return " ".join(f"{key}={value}" for key, value in told.items())
+        ]
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -95,20 +94,36 @@ class Run:
         return json_lines(self.path / "metrics.jsonl")
 
     @cached_property
-    def task_scores(self) -> Numbers | None:
-        """Scores of the test tasks at the last look, (stages, tasks), stages by name; None where there is no whole test.npz.
+    def tested(self) -> tuple[str, Path] | None:
+        """The digest of the test tasks and the folder with the scores on them; None where no result records what was tested.
 
-        Where a stage has fewer tasks than another, NaN fills its row.
+        A run of a version that did not record it has both once `metarun eval RUN` has tested it again, without any override.
         """
+        for folder, results in ((self.path, self.results), *self._evaluations()):
+            record = results.get("tested")
+            if isinstance(record, Mapping) and record.get("digest") and not results.get("overrides"):
+                return str(record["digest"]), folder
+        return None
+
+    def _evaluations(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted(self.path.glob("eval/*/results.json")):
+            yield path.parent, read_results(path) or {}
+
+    @cached_property
+    def task_scores(self) -> Numbers | None:
+        """Scores of the test tasks at the last look, (tasks,), stage after stage by name; None: unknown, or not all finite."""
+        path = (self.tested[1] if self.tested else self.path) / "test.npz"
         try:
-            with (self.path / "test.npz").open("rb") as opened, np.load(opened) as file:
+            with path.open("rb") as opened, np.load(opened) as file:
                 scores: Numbers = file["scores"][np.argsort(file["stages"]), -1]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            log.warning("%s: not readable (%s): left out", self.path / "test.npz", error)
+            log.warning("%s: not readable (%s): left out", path, error)
             return None
-        return scores
+        scores = scores[~np.isnan(scores)]  # stages with fewer tasks than another are filled up with NaN
+        whole = len(scores) == self.results["test"][self.metric]["n_tasks"] and np.isfinite(scores).all()
+        return scores if whole else None
 
 
 def collect(paths: Iterable[Path]) -> list[Run]:

@@ -38,6 +38,19 @@ def paired(a: Numbers, b: Numbers) -> Paired:
     return Paired(mean, t_quantile(df) * error, t, df, t_tails(t, df))
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """P values corrected for being several, in the order given.
+
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6:65, 1979. The
+    smallest of n is multiplied by n, the next by n - 1 and so on; each is at most 1, and at least as large as the one before.
+    """
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
+        corrected[place] = largest
+    return corrected
+
+
 def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and its 95 % interval (Student's t with n - 1 degrees of freedom), which one seed has not."""
     if len(values) < 2:

@@ -261,7 +261,7 @@ def _rows(name: str, grids: Sequence[Grid], keys: Sequence[str], stream: str | N
         )
         groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
         for run in members:
-            groups[run.budget, run.others(keys, fixed.get(values, {}))].append(run)
+            groups[run.budget, " ".join(run.changes(keys, fixed.get(values, {})))].append(run)
         for (budget, changed), some in sorted(groups.items()) or [(("", ""), [])]:
             chosen = {run.seed: run for run in sorted(some, key=lambda run: (run.finished, str(run.path)))}
             finished = [run for _, run in sorted(chosen.items()) if run.finished]

@@ -1,10 +1,5 @@
 """What people read of a run, from made-up results."""
 
-import json
-
-import numpy as np
-
-from metarun.report import figures
 from metarun.report.summary import describe
 
 
@@ -72,27 +67,3 @@ def test_streams_show_their_figures():
     assert "over 2 stages" in text
     assert "forgetting 0.1" in text
     assert "fwt" not in text
-
-
-def test_figures_are_written_whole(tmp_path):
-    metrics = tmp_path / "metrics.jsonl"
-    lines = [{"step": 100, "train/loss": 2.0}, {"step": 200, "train/loss": 0.1}, {"step": 200, "val/mse": 0.3, "ci95": None}]
-    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    x = np.linspace(-1, 1, 20)
-    made = [
-        figures.learning_curve(metrics, "mse"),
-        figures.adaptation_curve([row(0, 1.0), row(1, None, None), row(2, 0.5)], "mse"),
-        figures.stage_matrix([[0.1, 0.2], [0.9, None], [0.5, 0.8]], ["a", "b"], "accuracy"),
-        figures.presentations([{"presentation": i, "mean": 0.2 * i, "ci95": 0.01} for i in (1, 2, 3)], ways=5),
-        figures.task_vectors(np.random.default_rng(0).normal(size=(9, 4)), {"amplitude": np.arange(9.0)}),
-        figures.task_vectors(np.random.default_rng(0).normal(size=(9, 4)), {}),
-        figures.fits([figures.Fit(5, x[:5], x[:5], x, x, {0: x * 0, 1: x})]),
-    ]
-    for i, figure in enumerate(made):
-        figures.save(figure, tmp_path / "figures" / f"{i}.png")
-        figures.close(figure)
-    written = sorted((tmp_path / "figures").iterdir())
-    assert [path.name for path in written] == [f"{i}.png" for i in range(7)]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-    lines = made[-1].axes  # a closed figure holds nothing
-    assert lines == []

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from metarun.report.statistics import over_seeds, paired, t_quantile, t_tails
+from metarun.report.statistics import holm, over_seeds, paired, t_quantile, t_tails
 
 
 def test_quantiles_are_those_of_the_tables():
@@ -49,3 +49,11 @@ def test_a_paired_test_is_scipys(size):
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-8)
     assert found.df == theirs.df
     assert (found.difference - found.ci95, found.difference + found.ci95) == pytest.approx(tuple(interval), rel=1e-8)
+
+
+def test_holm_by_hand():
+    assert holm([]) == []
+    assert holm([0.02]) == [0.02]
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # 0.04 × 1 is raised to 0.03 × 2
+    assert holm([0.5, 0.4]) == pytest.approx([0.8, 0.8])
+    assert holm([0.9, 0.6, 0.0]) == pytest.approx([1.0, 1.0, 0.0])

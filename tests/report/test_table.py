@@ -170,6 +170,35 @@ def test_the_files(tmp_path):
     assert "Published: Finn, Abbeel and Levine" in (tmp_path / "out/maml_omniglot.md").read_text()
 
 
+def test_the_picture_of_a_table_with_published_figures(tmp_path):
+    for seed, mean in enumerate([0.98, 0.99, 0.985]):
+        paper(tmp_path, "maml_omniglot_5way_1shot", seed, mean)
+    paper(tmp_path, "maml_omniglot_20way_1shot", 0, 0.9, budget={"name": "short", "share": 0.1})
+    (ax,) = make("maml_omniglot", collect([tmp_path])).picture().axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["maml omniglot 5way_1shot", "maml omniglot 20way_1shot (short)"]
+    assert ax.get_xlabel() == "accuracy, %, 95 % interval"
+    points = [(container[0].get_xdata()[0], container[2][0].get_segments()[0]) for container in ax.containers]
+    means = [published, measured, published_20, measured_20] = [x for x, _ in points]
+    assert means == pytest.approx([98.7, 98.5, 95.8, 90.0])
+    half = [(segment[1][0] - segment[0][0]) / 2 for _, segment in points]
+    assert half == pytest.approx([0.4, 1.242, 0.3, 0.5], abs=1e-3)  # the last over tasks, as there is one seed
+    assert ax.get_legend_handles_labels()[1] == ["published", "measured"]
+
+
+def test_the_picture_of_a_table_of_streams_is_its_matrices(tmp_path):
+    said = {"+table": "continual_meta", "data": "sine", "algo": "maml", "data.stage_by": "phase"}
+    merit(tmp_path, {**said, "cl": "none"}, 0, [[4.0, 4.0], [1.0, 4.0], [3.0, 1.0]])
+    merit(tmp_path, {**said, "cl": "none"}, 1, [[2.0, 4.0], [1.0, 2.0], [1.0, 3.0]])
+    merit(tmp_path, {**said, "cl": "ewc"}, 0, [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]])
+    table = make("continual_meta", collect([tmp_path]))
+    first, second, bar = table.picture().axes
+    assert {first.get_title(), second.get_title()} == {"none", "ewc"}
+    by_name = {ax.get_title(): ax.get_images()[0].get_array().tolist() for ax in (first, second)}
+    assert by_name == {"none": [[3.0, 4.0], [1.0, 3.0], [2.0, 2.0]], "ewc": [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]]}
+    assert bar.get_ylabel() == "mse"
+    assert make("continual_meta", []).picture() is None
+
+
 def test_mistakes_are_said(tmp_path):
     with pytest.raises(ConfigError, match=r"table=split_mnits: no such table; did you mean split_mnist\?"):
         make("split_mnits", [])
