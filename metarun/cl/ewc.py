@@ -38,7 +38,8 @@ class EWC(QuadraticPenalty):
         self.labels, self.samples, self.normalise = labels, samples, normalise
 
     def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
-        found = fisher(algorithm, stage.train, self.labels, self.samples)
+        measured = fisher(algorithm, stage.train, self.labels, self.samples)
+        found = {name: f for name, f in measured.items() if name not in self.per_stage}
         if self.normalise == "none":
             return found
         total, count = sum(float(f.double().sum()) for f in found.values()), sum(f.numel() for f in found.values())

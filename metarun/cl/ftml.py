@@ -1,6 +1,8 @@
 """Follow the meta-leader (Finn, Rajeswaran, Kakade and Levine, "Online meta-learning", ICML 2019, algorithm 1)."""
 
 from metarun.cl.memory import Remembering
+from metarun.cl.method import ContinualMethod
+from metarun.cl.replay import Replay
 from metarun.episodes import Episodes
 
 
@@ -19,6 +21,9 @@ class FTML(Remembering):
 
     def __init__(self, size: int = 2000, draw: int | None = None) -> None:
         super().__init__(size, draw)
+
+    def conflict(self, other: ContinualMethod) -> str | None:
+        return "both choose the old tasks of an update; leave out one" if isinstance(other, Replay) else None
 
     def mix(self, episodes: Episodes) -> Episodes:
         context = {name: value for name, value in episodes.context.items() if name != "weight"}

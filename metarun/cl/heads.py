@@ -9,14 +9,21 @@ from torch import nn
 
 from metarun.algo.algorithm import Algorithm
 from metarun.cl.method import ContinualMethod, Needs
-from metarun.cl.penalty import to
+from metarun.cl.penalty import QuadraticPenalty, to
 from metarun.config import ConfigError
 from metarun.data.source import Stage
 from metarun.model.network import Weights
+from metarun.rng import derive
 
 
 class Heads(ContinualMethod):
-    """Each stage trains a head of its own, from the initial one, and is tested with it: the learner's last linear layer.
+    """Each stage trains a head of its own, the learner's last linear layer, and is tested with it.
+
+    The first stage has the learner's initial head. A later stage's is drawn when it starts: the initial head's numbers in a new
+    random order, which follows whatever law the network draws its weights from. Heads must differ at the start: stages that share
+    labels would otherwise ask the body for the same direction, and overwrite each other along it.
+
+    Combines with penalties, which act on the body alone: a head is not trained after its stage, so there is nothing to hold.
 
     Raises:
         ConfigError: the learner has no linear layer that gives its outputs.
@@ -29,9 +36,19 @@ class Heads(ContinualMethod):
         linear = {name: module for name, module in algorithm.named_modules() if isinstance(module, nn.Linear)}
         heads = [name for name, layer in linear.items() if layer.out_features == algorithm.spec.outputs]
         if not heads:
-            raise ConfigError(f"cl=heads: {type(algorithm).__name__} has no head, that is a linear layer that ends in its outputs")
+            raise ConfigError(f"cl=heads: {type(algorithm).__name__} has no head: no linear layer ends in its outputs")
         self.names = [f"{heads[-1]}.{name}" for name, _ in linear[heads[-1]].named_parameters()]
-        self.heads = [self._head(algorithm) for _ in stages]
+        self.per_stage = frozenset(self.names)
+        initial = self._head(algorithm)
+        self.heads = [self._redrawn(initial, number) for number in range(len(stages))]
+
+    def conflict(self, other: ContinualMethod) -> str | None:
+        if isinstance(other, QuadraticPenalty) or type(other) is ContinualMethod:
+            return None
+        return (
+            "it trains and distils through the head of the stage in training;"
+            " choose data.scenario=task, where each stage has outputs of its own, or penalties"
+        )
 
     def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
         self._put(algorithm, self.heads[stage])
@@ -51,6 +68,17 @@ class Heads(ContinualMethod):
 
     def _head(self, algorithm: Algorithm) -> Weights:
         return {name: algorithm.get_parameter(name).detach().clone() for name in self.names}
+
+    def _redrawn(self, head: Weights, stage: int) -> Weights:
+        """A head for stage ``stage``, a pure function of the seed, the stage and the initial ``head``."""
+        if not stage:
+            return head
+        drawn = {}
+        for name, value in head.items():
+            generator = torch.Generator().manual_seed(derive(self.seed, "head", stage, name))
+            order = torch.randperm(value.numel(), generator=generator).to(value.device)
+            drawn[name] = value.flatten()[order].view_as(value)
+        return drawn
 
     @torch.no_grad()
     def _put(self, algorithm: Algorithm, head: Weights) -> None:

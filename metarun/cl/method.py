@@ -36,6 +36,9 @@ class ContinualMethod:
         stage: number of the stage in training (0, 1, …); the trainer says it by `enter`.
         needs: what it must be told of a stream: nothing, when a stage ends (which may be guessed), or the stage itself.
         announced: whether the stream tells when a stage ends; the trainer says it before `on_start`.
+        seed: of the run; the trainer sets it before `on_start`.
+        per_stage: names of the learner's weights of which each stage has its own; set by `on_start`. The trainer drops the
+            optimizer's moments of them when a stage starts, and penalties leave them out.
         stages: all of them, in the order taken; with trainer.order=active those to come may still change places.
         device: of the learner.
     """
@@ -46,9 +49,15 @@ class ContinualMethod:
     projects: ClassVar[bool] = False
     needs: Needs = "nothing"
     announced: bool = True
+    seed: int = 0
+    per_stage: frozenset[str] = frozenset()
     stage: int = 0
     stages: list[Stage]
     device: torch.device
+
+    def conflict(self, other: "ContinualMethod") -> str | None:
+        """Why this method cannot be combined with ``other`` in a list, as the end of a sentence; None: it can."""
+        return None
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         """The learner has its initial weights and no optimizer; training will start, or continue from `load_state_dict`."""

@@ -19,8 +19,9 @@ Switch = bool | list[bool]
 class QuadraticPenalty(ContinualMethod):
     """Adds strength / 2 · Σ importance · (weight − anchor)² to the outer loss, by its gradient.
 
-    A sum of such terms, one a stage, is again one: importances add up, and the anchor is their weighted mean (but for a
-    constant). So memory and time do not grow with the stages. Subclasses measure the importances.
+    Weights of which each stage has its own (`per_stage`) are left out. A sum of such terms, one a stage, is again one:
+    importances add up, and the anchor is their weighted mean (but for a constant). So memory and time do not grow with the
+    stages. Subclasses measure the importances.
 
     Args:
         strength: of the penalty.
@@ -82,7 +83,7 @@ class QuadraticPenalty(ContinualMethod):
     def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float] | None:
         if not is_on(self.consolidate, self.stage):
             return None
-        importance = self.measure(algorithm, stage)
+        importance = {name: f for name, f in self.measure(algorithm, stage).items() if name not in self.per_stage}
         self.remember(importance, {name: w.detach().clone() for name, w in algorithm.named_parameters()})
         return {
             "importance_trace": float(sum(f.double().sum() for f in importance.values())),

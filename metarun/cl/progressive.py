@@ -28,6 +28,11 @@ class Progressive(ContinualMethod):
 
     needs: Needs = "stages"
 
+    def conflict(self, other: ContinualMethod) -> str | None:
+        if type(other) is ContinualMethod:
+            return None
+        return "a column is frozen when its stage ends, so nothing is forgotten and there is nothing to keep; leave out one"
+
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
         if not isinstance(algorithm.network, MLP):

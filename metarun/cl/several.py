@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import permutations
 from typing import Any, get_args
 
 import torch
@@ -18,7 +19,7 @@ class Several(ContinualMethod):
     """Methods that act together, in the order given, but that those which project gradients come last.
 
     Raises:
-        ConfigError: more than one of them says where tasks come from.
+        ConfigError: two of the methods cannot be combined.
     """
 
     def __init__(self, methods: Sequence[ContinualMethod]) -> None:
@@ -28,14 +29,21 @@ class Several(ContinualMethod):
         self.observes = any(method.observes for method in methods)
         self.gives_tasks = bool(self.sources)
         self.needs = max((method.needs for method in methods), key=get_args(Needs).index)
+        for one, other in permutations(methods, 2):
+            why = one.conflict(other)
+            if why is not None:
+                raise ConfigError(f"cl: {type(one).__name__} and {type(other).__name__} cannot be combined: {why}")
         if len(self.sources) > 1:
             raise ConfigError("cl: two of the methods say where tasks come from; leave out one")
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
         for method in self.methods:
-            method.announced = self.announced
+            method.announced, method.seed = self.announced, self.seed
             method.on_start(algorithm, stages)
+        self.per_stage = frozenset().union(*(method.per_stage for method in self.methods))
+        for method in self.methods:
+            method.per_stage = self.per_stage
 
     def grow(self, algorithm: Algorithm, stage: int) -> None:
         for method in self.methods:

@@ -121,7 +121,8 @@ class Trainer:
         deterministic: the same bytes from run to run on one machine, at the cost of some speed; refuses operations that cannot.
         precision: "float32"; "tf32", a GPU's matrix products in TensorFloat-32, as torch's convolutions are anyway; or "bfloat16"
             by autocast.
-        reset_optimizer: start each stage with the optimizer as it was made, its moments forgotten.
+        reset_optimizer: start each stage with the optimizer as it was made, its moments forgotten. Those of weights of which each
+            stage has its own (cl=heads) are forgotten in any case.
         order: of the stages, see `Order`.
         switch: probability that the stage changes before an update, unannounced: an online stream of as many updates as all stages
             have, each scored on its new tasks before it is made, without validation; null: stage after stage.
@@ -257,6 +258,7 @@ class _Job:
             method.announced = False
             self._check_online()
             self.rounds = stages_of_rounds(trainer.seed, self.total, len(stages), trainer.switch)
+        method.seed = trainer.seed
         method.on_start(algorithm, self.stages)
         parameters = list(algorithm.parameters())
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}
@@ -404,6 +406,8 @@ class _Job:
         self.method.enter(number)
         self._grow(number)
         self.method.on_stage_start(self.algorithm, number)
+        for name in self.method.per_stage:  # of another stage's weights
+            self.optimizer.state.pop(self.algorithm.get_parameter(name), None)
         self.position.best, self.best_states = [], []
         self.position.started += 1
 
