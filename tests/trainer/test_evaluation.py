@@ -91,3 +91,63 @@ def test_an_ensemble_averages_predictions():
             paths.append(algorithm.trajectory(tasks.support, tasks.query.x, 3))
     expected = ((paths[0] + paths[1]) / 2 - tasks.query.y).square().mean((-1, -2))
     np.testing.assert_allclose(evaluate(algorithm, SOURCE, 5, ensemble=states), expected.numpy(), rtol=1e-5)
+
+
+def test_several_stages_by_hand():
+    """The mean of the stages' means; its variance is the sum of theirs over the number of stages squared."""
+    found = summary(np.array([1.0, 3.0]), np.array([5.0, 6.0, 10.0, 7.0]))
+    assert found["mean"] == (2.0 + 7.0) / 2
+    assert found["ci95"] == pytest.approx(1.96 * (2 / 2 + (14 / 3) / 4) ** 0.5 / 2)
+    assert (found["n_tasks"], found["n_nonfinite"], found["median"]) == (6, 0, 5.5)
+    assert summary(np.array([1.0, 3.0]), np.array([5.0]))["ci95"] is None
+
+
+def test_a_median_needs_more_than_half_of_the_tasks():
+    assert summary(np.array([1.0, np.nan]))["median"] is None
+    assert summary(np.array([1.0, 4.0, np.nan]))["median"] == 4.0
+
+
+def test_scores_are_of_the_tasks_from_0_on_whatever_their_number():
+    algorithm, seen = learner(), []
+
+    class Few:
+        count = 7
+
+        def sample(self, ids):
+            seen.append(ids.tolist())
+            return SOURCE.sample(ids)
+
+    whole = evaluate(algorithm, SOURCE, 7)
+    algorithm.task_chunk = 3
+    called = []
+    found = evaluate(algorithm, Few(), 30, on_chunk=lambda: called.append(len(seen)))
+    np.testing.assert_allclose(found, whole, rtol=1e-5)
+    assert found.dtype == np.float64
+    assert seen == [[0], [0, 1, 2], [3, 4, 5], [6]]
+    assert called == [1, 2, 3]
+    assert evaluate(algorithm, SOURCE, 7, path=False).shape == (1, 7)
+    np.testing.assert_allclose(evaluate(algorithm, SOURCE, 7, path=False), whole[-1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("values", "chunk"), [(7 * 20, 7), (1, 1), (10**9, 1000)])
+def test_tasks_at_once_follow_from_their_size(values, chunk, monkeypatch):
+    monkeypatch.setattr(evaluation, "CHUNK_VALUES", values)
+    assert evaluation._chunk(learner(), SOURCE.sample(torch.arange(1))) == chunk  # of 20 numbers each
+
+
+def test_what_else_a_test_tells_is_put_together():
+    class Telling(MAML):
+        def probe(self, episodes):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            return {"amplitude": episodes.context["amplitude"], "first": episodes.query.x[:, 0, 0]}
+
+    algorithm = Telling(LINE, mlp, 0.01, task_chunk=2)
+    tasks = SOURCE.sample(torch.arange(5))
+    found = evaluation.probe(algorithm, SOURCE, 5)
+    assert {name: (values.shape, values.dtype) for name, values in found.items()} == {
+        "amplitude": ((5, 1), np.float64),
+        "first": ((5,), np.float64),
+    }
+    np.testing.assert_allclose(found["amplitude"], tasks.context["amplitude"].numpy())
+    np.testing.assert_allclose(found["first"], tasks.query.x[:, 0, 0].numpy())

@@ -7,7 +7,9 @@ import pytest
 import torch
 from streams import CPU, learner, method, stopped_and_resumed, stream, train
 
+from metarun.cl.memory import Memory
 from metarun.config import ConfigError
+from metarun.rng import bits, derive, uniform
 from metarun.trainer import online
 from metarun.trainer.online import Jumps, stages_of_rounds
 
@@ -22,6 +24,19 @@ def test_the_sequence_is_a_function_of_seed_and_round():
     assert np.mean(np.diff(whole) != 0) == pytest.approx(0.1, abs=0.015)
     assert np.bincount(whole) / 5000 == pytest.approx([0.25] * 4, abs=0.07)
     assert stages_of_rounds(0, 4, 1, 0.5) == [0] * 4
+
+
+def test_the_sequence_by_its_definition():
+    """Before a round the stage changes where a draw is below the probability, by a step from 1 to stages − 1."""
+    found = stages_of_rounds(5, 40, 3, 0.3)
+    draws = uniform(derive(5, "switch"), torch.arange(40), 1)[:, 0].tolist()
+    steps = bits(derive(5, "next stage"), torch.arange(40), 1)[:, 0].tolist()
+    stage = 0
+    for number in range(40):
+        if number and draws[number] < 0.3:
+            stage = (stage + 1 + steps[number] % 2) % 3
+        assert found[number] == stage, number
+    assert stages_of_rounds(5, 0, 3, 0.3) == []
 
 
 def test_scores_are_of_before_the_labels(tmp_path):
@@ -91,6 +106,53 @@ def test_a_jump_is_a_boundary():
     assert torch.equal(tasks.query.x[0], tasks.query.x[-1])
     assert set(tasks.query.y.flatten().tolist()) == {0, 1}
     assert jumps.found(61, 9.0) is None  # it has to learn what is usual first
+
+
+def test_a_jump_is_measured_by_a_running_mean_and_variance():
+    """As a plain loop has them; a boundary needs 20 rounds, and more than so many deviations."""
+    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
+    losses = [float(value) for value in np.random.default_rng(1).uniform(0, 1, 25)]
+    for restart in range(2):
+        mean = variance = 0.0
+        for number, loss in enumerate(losses, 1):
+            least = mean + 2 * variance**0.5
+            if number <= 20:
+                assert jumps.found(number, 1e9) is None
+            else:
+                assert jumps.found(number, least - 1e-9) is None
+            share = max(0.05, 1 / number)
+            excess = loss - mean
+            mean, variance = mean + share * excess, (1 - share) * (variance + share * excess**2)
+            jumps.observe(tasks.sample(torch.arange(3) + 3 * number), loss)
+            assert (jumps.rounds, jumps.mean, jumps.variance) == pytest.approx((number, mean, variance))
+        ended = jumps.found(100 + restart, mean + 2 * variance**0.5 + 1e-9)
+        assert ended.name == f"before round {101 + restart}"
+        assert ended.train is ended.val is ended.test
+        assert ended.train.count == 75
+        assert jumps.steps == [100 + i for i in range(restart + 1)]
+        assert (jumps.rounds, jumps.mean, jumps.variance, len(jumps.memory)) == (0, 0.0, 0.0, 0)
+        ids = torch.tensor([0, 74, 75, 76, 5])
+        x = ended.train.sample(ids).query.x
+        assert torch.equal(x, ended.train.kept.query.x[ids % 75])
+        assert not torch.equal(x[0], x[1])
+
+
+def test_an_empty_memory_stands_for_no_stage():
+    with pytest.raises(ValueError, match=r"^the memory is empty$"):
+        online.Remembered(Memory())
+
+
+def test_what_guessing_boundaries_remembers_is_restored():
+    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
+    jumps.observe(tasks.sample(torch.arange(3)), 0.5)
+    jumps.observe(tasks.sample(torch.arange(3, 6)), 0.9)
+    jumps.steps.append(7)
+    again = Jumps(2.0)
+    again.load_state_dict(jumps.state_dict(), CPU)
+    assert (again.steps, again.rounds, again.mean, again.variance) == ([7], 2, jumps.mean, jumps.variance)
+    assert again.variance > 0
+    assert len(again.memory) == 6
+    assert torch.equal(again.memory.kept.query.x, jumps.memory.kept.query.x)
 
 
 def test_follow_the_meta_leader_trains_on_all_of_the_past():

@@ -1,0 +1,282 @@
+"""The outer loop's own rules: which keys it takes, which weights it keeps, what it counts as training time, when it gives up."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from shared_out import made
+from streams import learner, method, stream
+
+from metarun.cl.method import ContinualMethod
+from metarun.config import ConfigError, RangeError
+from metarun.ranks import ALONE
+from metarun.tracking import RunFolder
+from metarun.trainer import trainer as module
+from metarun.trainer.trainer import Diverged, Pruned, Trainer, _Job, describe
+
+CPU = torch.device("cpu")
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.01}
+NEEDED = {"iterations": 1, "tasks": 1, "optimizer": SGD}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        *((key, 0, "1 or more") for key in ("tasks", "val_tasks", "test_tasks", "log_every")),
+        *((key, 0, "1 or more, or null") for key in ("validate_every", "paper_tasks", "threads")),
+        ("iterations", -1, "0 or more"),
+        ("keep_best", -1, "0 or more"),
+        ("clip", 0.0, "a number above 0, or null"),
+        ("checkpoint_every", -1.0, "0 seconds or more"),
+        *(("switch", value, "a number between 0 and 1, or null") for value in (0.0, 1.0)),
+    ],
+)
+def test_a_value_out_of_range_is_named(key, value, expected):
+    with pytest.raises(RangeError) as caught:
+        Trainer(0, **{**NEEDED, key: value})
+    assert str(caught.value) == f"{key}={value}: expected {expected}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"detect": 0.0, "switch": 0.5}, "detect=0.0: expected a number above 0, or null"),
+        ({"detect": 4.0}, "detect=4.0: expected null where trainer.switch is"),
+        ({"order": "random", "switch": 0.5}, "order=random: expected given where stages change by trainer.switch"),
+    ],
+)
+def test_keys_that_exclude_each_other_are_named(keys, message):
+    with pytest.raises(RangeError) as caught:
+        Trainer(0, **NEEDED, **keys)
+    assert str(caught.value) == message
+
+
+def test_every_key_is_kept():
+    keys = {
+        "iterations": 0,
+        "tasks": 1,
+        "optimizer": SGD,
+        "scheduler": "cosine",
+        "clip": 0.5,
+        "validate_every": 1,
+        "val_tasks": 1,
+        "test_tasks": 1,
+        "paper_tasks": 1,
+        "keep_best": 0,
+        "checkpoint_every": 0.0,
+        "log_every": 1,
+        "device": "cpu",
+        "threads": 1,
+        "nonfinite": "skip",
+        "deterministic": True,
+        "precision": "tf32",
+        "reset_optimizer": True,
+        "order": "given",
+        "switch": 0.5,
+        "detect": 0.5,
+        "tensorboard": False,
+        "figures": False,
+    }
+    assert vars(Trainer(7, **keys)) == {"seed": 7, **keys}
+
+
+# What is counted and kept ------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now, monotonic=lambda: self.now))
+
+
+def fit(path, *, stages=None, algorithm=None, of=None, **keys):
+    data = stream("domain", stages=1)
+    algorithm = algorithm or learner(data)
+    settings = {**NEEDED, "validate_every": None, "test_tasks": 2, "val_tasks": 2, "tasks": 4, "tensorboard": False} | keys
+    outcome = Trainer(0, **settings).fit(algorithm, stages or data.stages(CPU), of or ContinualMethod(), RunFolder(path), "tests")
+    return outcome, algorithm
+
+
+def lines_of(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_time_of_training_is_that_of_updates_alone(tmp_path, monkeypatch):
+    """An update takes 2 s, a validation 100 s, a checkpoint 1000 s, the test 10000 s: 6 updates of 4 tasks take 12 s."""
+    clock = Clock(monkeypatch)
+
+    def taking(seconds, own):
+        def slower(*args, **keys):
+            clock.now += seconds
+            return own(*args, **keys)
+
+        return slower
+
+    monkeypatch.setattr(_Job, "_update", taking(2, _Job._update))
+    monkeypatch.setattr(module, "evaluate", taking(100, module.evaluate))
+    monkeypatch.setattr(_Job, "_write_checkpoints", taking(1000, _Job._write_checkpoints))
+    monkeypatch.setattr(_Job, "_test", taking(10000, _Job._test))
+    outcome, _ = fit(tmp_path, iterations=6, validate_every=2, log_every=2, checkpoint_every=0.0)
+    assert outcome.position.seconds == 12
+    speeds = {line["step"]: line["time/tasks_per_second"] for line in lines_of(tmp_path) if "train/loss" in line}
+    assert speeds == {2: 2.0, 4: 2.0, 6: 2.0}
+
+
+def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
+    clock, saved = Clock(monkeypatch), []
+    own_update, own_write = _Job._update, _Job._write_checkpoints
+
+    def update(job):
+        own_update(job)
+        clock.now += 1
+
+    def write(job):
+        saved.append(job.position.step)
+        own_write(job)
+
+    monkeypatch.setattr(_Job, "_update", update)
+    monkeypatch.setattr(_Job, "_write_checkpoints", write)
+    fit(tmp_path, iterations=8, checkpoint_every=3.0)
+    assert saved == [0, 3, 6, 8]
+
+
+def validations(monkeypatch, scores):
+    """Let validation find these means; other tests find 0."""
+    left = list(scores)
+
+    def evaluate(algorithm, source, tasks, *, path=True, ensemble=None, on_chunk=None, ranks=ALONE):
+        found = left.pop(0) if left and not path and ensemble is None else 0.0
+        return np.full((1, tasks), np.nan if found is None else found)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+
+
+@pytest.mark.parametrize(
+    ("keep", "scores", "best"),
+    [
+        (1, [0.1, 0.4, 0.3], [(0.4, 2)]),
+        (1, [0.4, 0.4, 0.3], [(0.4, 1)]),  # of equals the earlier
+        (2, [0.1, 0.4, 0.3], [(0.4, 2), (0.3, 3)]),
+        (2, [0.3, None, 0.4, 0.3], [(0.4, 3), (0.3, 1)]),  # what is not finite is never the best
+        (3, [0.2, 0.1], [(0.2, 1), (0.1, 2)]),
+        (0, [0.1, 0.4, 0.3], []),
+    ],
+)
+def test_the_weights_that_were_best_on_validation_are_kept(keep, scores, best, tmp_path, monkeypatch):
+    validations(monkeypatch, scores)
+    seen = {}
+    own = _Job._validate
+
+    def validate(job, stage, bar):
+        seen[job.position.step] = {name: w.detach().clone() for name, w in job.algorithm.state_dict().items()}
+        own(job, stage, bar)
+
+    monkeypatch.setattr(_Job, "_validate", validate)
+    outcome, algorithm = fit(tmp_path, iterations=len(scores), validate_every=1, keep_best=keep)
+    assert outcome.position.best == best
+    if best:  # figures and whoever uses the learner later see the best weights
+        for name, w in algorithm.state_dict().items():
+            assert torch.equal(w, seen[best[0][1]][name])
+        stored = torch.load(RunFolder(tmp_path).best, weights_only=True)
+        assert stored["steps"] == [step for _, step in best]
+        for (_, step), state in zip(best, stored["states"], strict=True):
+            assert all(torch.equal(state[name], w) for name, w in seen[step].items())
+    logged = {line["step"]: line["val/accuracy"] for line in lines_of(tmp_path) if "val/accuracy" in line}
+    assert logged == dict(enumerate(scores, 1))
+
+
+def test_on_regression_the_lowest_error_is_best(tmp_path, monkeypatch):
+    validations(monkeypatch, [3.0, 1.0, 2.0])
+    stages, algorithm = made("maml", "sine")
+    outcome, _ = fit(tmp_path, stages=stages[:1], algorithm=algorithm, iterations=3, validate_every=1)
+    assert outcome.position.best == [(-1.0, 2)]
+
+
+def test_the_last_update_is_logged_and_validated_whatever_the_interval(tmp_path):
+    fit(tmp_path, iterations=5, validate_every=3, log_every=2)
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 5]
+    assert [line["step"] for line in lines if "val/accuracy" in line] == [3, 5]
+
+
+def test_an_update_is_clipped(tmp_path):
+    data = stream("domain", stages=1)
+    algorithm = learner(data)
+    before = [w.detach().clone() for w in algorithm.parameters()]
+    fit(tmp_path, algorithm=algorithm, optimizer={"_target_": "torch.optim.SGD", "lr": 1.0}, clip=0.01)
+    moved = torch.cat([(w.detach() - b).flatten() for w, b in zip(algorithm.parameters(), before, strict=True)])
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "rates"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("cosine", [1.0, 0.8535534, 0.5, 0.1464466])])
+def test_a_schedule_falls_to_zero_over_the_run(name, rates, tmp_path, monkeypatch):
+    seen = []
+    own = _Job._update
+
+    def update(job):
+        seen.append(job.optimizer.param_groups[0]["lr"])
+        own(job)
+
+    monkeypatch.setattr(_Job, "_update", update)
+    fit(tmp_path, iterations=4, scheduler=name, optimizer={"_target_": "torch.optim.SGD", "lr": 1.0})
+    assert seen == pytest.approx(rates)
+
+
+def test_progress_is_the_share_of_all_updates_made(tmp_path, monkeypatch):
+    seen = []
+    data = stream("domain", stages=2)
+    algorithm = learner(data)
+    own = type(algorithm).backward
+    monkeypatch.setattr(type(algorithm), "backward", lambda self, episodes: (seen.append(self.progress), own(self, episodes))[1])
+    fit(tmp_path, stages=data.stages(CPU), algorithm=algorithm, iterations=2)
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_a_search_may_stop_a_run_after_a_validation(tmp_path, monkeypatch):
+    own = _Job._validate
+
+    def validate(job, stage, bar):
+        own(job, stage, bar)
+        job.folder.stop.touch()
+
+    monkeypatch.setattr(_Job, "_validate", validate)
+    with pytest.raises(Pruned, match=r"^pruned at update 2 of 6$"):
+        fit(tmp_path, iterations=6, validate_every=2)
+    assert torch.load(RunFolder(tmp_path).last, weights_only=True)["position"]["step"] == 2
+
+
+def test_a_learner_that_trains_nothing_has_nothing_to_keep(tmp_path):
+    stages, algorithm = made("scratch", "sine")
+    with pytest.raises(ConfigError, match=r"^cl: Scratch trains nothing, so there is nothing to keep; choose cl=none$"):
+        fit(tmp_path, stages=stages, algorithm=algorithm, of=method("ewc"))
+    outcome, _ = fit(tmp_path, stages=stages[:1], algorithm=algorithm, iterations=5)
+    assert outcome.position.step == 0
+
+
+def test_a_loss_or_a_weight_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
+    data = stream("domain", stages=1)
+    algorithm = learner(data)
+    with torch.no_grad():
+        next(algorithm.parameters())[0, 0] = torch.inf
+    with pytest.raises(Diverged, match=r"^a weight is not finite at update 0$"):
+        fit(tmp_path / "weight", algorithm=algorithm)
+    own = _Job._update
+
+    def update(job):
+        own(job)
+        job.loss_sum.fill_(torch.nan)
+
+    monkeypatch.setattr(_Job, "_update", update)
+    with pytest.raises(Diverged, match=r"^the training loss is nan at update 2$"):
+        fit(tmp_path / "loss", iterations=5, log_every=2)
+
+
+def test_what_a_test_found_in_words():
+    assert describe("accuracy", {"mean": 0.97104, "ci95": 0.00214}) == "accuracy 97.10 ± 0.21 %"
+    assert describe("accuracy", {"mean": 0.5, "ci95": None}) == "accuracy 50.00 %"
+    assert describe("mse", {"mean": 0.15, "ci95": 0.01}) == "mse 0.1500 ± 0.0100"
+    assert describe("mse", {"mean": None, "n_nonfinite": 2, "n_tasks": 9}) == "mse not finite on 2 of 9 tasks"
