@@ -11,7 +11,7 @@ SHORT = ("trainer.figures=false", "trainer.tensorboard=false", "trainer.device=c
 def test_a_tables_sweep_ends_with_the_table(metarun, monkeypatch, capsys):
     done = metarun("-m", "+table=maml_sine", "+paper=maml_sine_5shot", "seed=0,1", "budget=smoke", *SHORT)
     rows = [[part.strip(" `") for part in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line.startswith("| `")]
-    assert [(row[0], row[1], row[6]) for row in rows[:3]] == [("maml", f"step {step}", "short budget") for step in (1, 5, 10)]
+    assert [(row[0], row[1], row[7]) for row in rows[:3]] == [("maml", f"step {step}", "short budget") for step in (1, 5, 10)]
     assert {row[0] for row in rows[3:]} == {"finetune"}
     assert "missing" in rows[3]
     assert {path.suffix for path in (metarun.folder / "outputs/tables").iterdir()} == {".md", ".tex", ".csv", ".png"}

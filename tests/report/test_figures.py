@@ -91,7 +91,7 @@ def test_an_adaptation_curve_has_the_finite_steps_with_their_intervals():
     assert labels(ax) == ("inner steps", "test mse, 95 % interval")
 
 
-def test_a_stage_matrix_is_R_with_its_numbers():
+def test_a_stage_matrix_shows_its_numbers():
     ax, bar = figures.stage_matrix([[0.1, 0.2], [0.9, None], [0.5, 0.8]], ["a", "b"], "accuracy").axes
     (image,) = ax.get_images()
     np.testing.assert_array_equal(image.get_array().filled(np.nan), [[0.1, 0.2], [0.9, np.nan], [0.5, 0.8]])
@@ -293,7 +293,7 @@ def test_fits_have_truth_support_and_predictions():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["truth", "prediction", "support"]
 
 
-def test_stage_curves_are_the_columns_of_R():
+def test_stage_curves_are_the_columns_of_the_matrix():
     (ax,) = figures.stage_curves(TIMES, ["a", "b"], "accuracy").axes
     found = [(line.get_label(), list(line.get_ydata())) for line in ax.get_lines()]
     assert [label for label, _ in found if label[0] != "_"] == ["a", "b", "mean"]
