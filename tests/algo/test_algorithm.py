@@ -42,7 +42,7 @@ class Mean(Algorithm):
 class Picture(Mean):
     def __init__(self, mode):
         Algorithm.__init__(self, PICTURES, batch_norm=mode)
-        self.network = conv(None)
+        self.network, self.asked = conv(None), []
 
 
 def tasks_with(*weights: float) -> Episodes:
@@ -259,6 +259,30 @@ def test_statistics_of_ones_own_are_kept_apart():
 def test_what_a_training_pass_records(query, record, kept):
     assert Picture("running").norm(query=query, record=record) == Norm(record=kept)
     assert Picture("transductive").norm(query=query, record=record) == Norm()
+
+
+class Careless(Picture):
+    """A learner that has no statistics of its support sets for its queries."""
+
+    def predict(self, state, x):
+        return self.network(self.network.weights(), x, self.norm(query=True))
+
+    def adapt(self, support, steps=None):
+        return None
+
+
+def test_queries_without_the_statistics_of_their_support_set_are_refused():
+    tasks = images(dtype=torch.float32)
+    for mode in ("transductive", "running"):
+        assert Careless(mode).predictions(tasks, path=False).shape[:2] == (1, 3)
+    with pytest.raises(ConfigError) as caught:
+        Careless("support").predictions(tasks)
+    assert str(caught.value) == (
+        "algo.batch_norm=support: Careless normalises queries without the statistics of their support set;"
+        " choose transductive or running, or write it with embed_support and embed_queries"
+    )
+    assert Careless("support").norm(query=False, record=True) == Norm()
+    assert Careless("support").embed_pooled(tasks.query.x).shape[:2] == (3, 6)
 
 
 def test_a_pass_puts_all_examples_through_the_network_once():

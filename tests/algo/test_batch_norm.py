@@ -10,7 +10,7 @@ from small import images
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
 from metarun.build import build, config_parameters, locate
-from metarun.config import CONFIGS, ConfigError
+from metarun.config import CONFIGS
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.conv4 import Conv4
 from metarun.model.norm import Norm
@@ -99,29 +99,3 @@ def test_the_accuracy_by_presentation_is_normalised_by_the_support_set(monkeypat
     recorded, given = seen
     assert given.given is recorded.seen
     assert recorded.seen
-
-
-class Careless(Algorithm):
-    """A learner that has no statistics of its support sets for its queries."""
-
-    def __init__(self, mode: str) -> None:
-        super().__init__(SPEC, batch_norm=mode)
-        self.network = network(3)
-
-    def adapt(self, support: Examples, steps: int | None = None) -> None:
-        return None
-
-    def predict(self, state: None, x: torch.Tensor) -> torch.Tensor:
-        return self.network(self.network.weights(), x, self.norm(query=True))
-
-
-@pytest.mark.parametrize("mode", ["transductive", "running", "support"])
-def test_queries_without_the_statistics_of_their_support_set_are_refused(mode):
-    tasks = images(dtype=torch.float32)
-    if mode != "support":
-        Careless(mode).losses(tasks)
-        return
-    with pytest.raises(
-        ConfigError, match=r"^algo\.batch_norm=support: Careless normalises queries without .*; choose transductive or"
-    ):
-        Careless(mode).losses(tasks)

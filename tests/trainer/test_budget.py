@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from metarun import cli  # noqa: F401 registers the resolver of the folder's name
 from metarun.build import build
-from metarun.config import CONFIGS, ConfigError
+from metarun.config import CONFIGS, ConfigError, RangeError
 from metarun.run import build_parts
 from metarun.trainer.budget import Budget
 
@@ -28,6 +28,25 @@ def test_the_scarcer_of_share_and_operations_counts():
 def test_mistakes_are_said():
     with pytest.raises(ConfigError, match=r"budget\.share=0\.0: expected a number above 0, at most 1"):
         build({"_target_": "metarun.trainer.budget.Budget", "name": "mine", "share": 0.0}, key="budget")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        *(("share", value, "a number above 0, at most 1") for value in (0.0, 1.1)),
+        *(("operations", value, "a number above 0, or null") for value in (0.0, -1.0)),
+        ("test_tasks", 0, "1 or more, or null"),
+    ],
+)
+def test_a_value_out_of_range_is_named(key, value, expected):
+    with pytest.raises(RangeError) as caught:
+        Budget("mine", **{key: value})
+    assert str(caught.value) == f"{key}={value}: expected {expected}"
+
+
+def test_the_least_and_the_most_are_in_range():
+    assert Budget("mine", share=1.0, operations=1e-3, test_tasks=1).iterations(9, 0.0) == 1
+    assert Budget("mine", operations=5.0).iterations(9, 1.0) == 5
 
 
 def test_a_budget_cuts_the_protocol_and_names_itself():

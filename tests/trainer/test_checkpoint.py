@@ -1,6 +1,7 @@
 """Checkpoints: whole, with one in reserve."""
 
 import resource
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -32,8 +33,11 @@ def test_a_damaged_one_gives_way_to_the_one_before(two, damage, caplog):
     assert load(last)["step"] == 1
     assert (last.parent / "damaged_last.pt").read_bytes() == bad
     (record,) = caplog.records
-    assert "last.pt: not a readable checkpoint" in record.getMessage()
-    assert "going on from the checkpoint before it" in record.getMessage()
+    begin = f"{last}: not a readable checkpoint ("
+    end = "); going on from the checkpoint before it, the damaged one is now damaged_last.pt"
+    assert record.getMessage().startswith(begin)
+    assert record.getMessage().endswith(end)
+    assert len(record.getMessage()) > len(begin + end) + 5
     assert "\n" not in record.getMessage()
 
 
@@ -42,7 +46,7 @@ def test_a_kill_between_two_renames_costs_nothing_more(two, caplog):
     last.unlink()
     repair(last, before)
     assert load(last)["step"] == 1
-    assert "last.pt is missing; going on" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [f"{last} is missing; going on from the checkpoint before it"]
 
 
 def test_two_damaged_ones_are_an_error_and_stay(two):
@@ -57,6 +61,30 @@ def test_another_version_is_one_line(two, monkeypatch):
     monkeypatch.setattr(checkpoint, "SCHEMA", 2)
     with pytest.raises(ConfigError, match=r"last\.pt: a checkpoint of version 1, and this metarun reads version 2"):
         repair(*two)
+
+
+def test_why_a_checkpoint_cannot_be_read_is_one_short_line(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"any")
+    for error, said in ((KeyError(), "KeyError"), (ValueError("x" * 200 + "\nand more"), "x" * 160)):
+        monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+        with pytest.raises(Damaged) as caught:
+            load(path)
+        assert str(caught.value) == f"{path}: not a readable checkpoint ({said})"
+    monkeypatch.undo()
+    torch.save([1, 2], path)
+    with pytest.raises(Damaged) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}: not a checkpoint of metarun"
+    torch.save({"step": 3}, path)
+    assert load(path) == {"step": 3}  # the best weights of the first version name none
+
+
+def test_what_fails_beside_the_disk_is_not_hidden(two, monkeypatch):
+    monkeypatch.setattr(torch, "save", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        save(two[0], {"step": 3}, two[1])
+    assert [load(path)["step"] for path in two] == [2, 1]
 
 
 def test_no_code_is_read(tmp_path):

@@ -137,6 +137,15 @@ def test_a_jump_is_measured_by_a_running_mean_and_variance():
         assert not torch.equal(x[0], x[1])
 
 
+def test_a_boundary_needs_twenty_rounds_since_the_last():
+    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
+    for number in range(20):
+        assert jumps.found(number, 1e9) is None
+        jumps.observe(tasks.sample(torch.arange(1)), 1.0)
+    assert jumps.found(20, 1.0) is None  # as usual, though nothing has varied
+    assert jumps.found(20, 1.1).name == "before round 21"
+
+
 def test_an_empty_memory_stands_for_no_stage():
     with pytest.raises(ValueError, match=r"^the memory is empty$"):
         online.Remembered(Memory())

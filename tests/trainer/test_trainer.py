@@ -12,6 +12,7 @@ from streams import learner, method, stream
 from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError, RangeError
 from metarun.ranks import ALONE
+from metarun.rng import derive
 from metarun.tracking import RunFolder
 from metarun.trainer import trainer as module
 from metarun.trainer.trainer import Diverged, Pruned, Trainer, _Job, describe
@@ -280,3 +281,151 @@ def test_what_a_test_found_in_words():
     assert describe("accuracy", {"mean": 0.5, "ci95": None}) == "accuracy 50.00 %"
     assert describe("mse", {"mean": 0.15, "ci95": 0.01}) == "mse 0.1500 ± 0.0100"
     assert describe("mse", {"mean": None, "n_nonfinite": 2, "n_tasks": 9}) == "mse not finite on 2 of 9 tasks"
+
+
+# What is logged and where it is drawn from ---------------------------------------------------------------------------------------
+
+
+def test_a_validation_is_logged_with_its_interval_and_said(tmp_path, monkeypatch, caplog):
+    found = [np.array([[0.25, 0.75]]), np.array([[np.nan, 0.5]])]
+    asked = []
+
+    def evaluate(algorithm, source, tasks, **how):
+        asked.append((source, tasks, how))
+        return found[len(asked) - 1] if len(asked) < 3 else np.zeros((1, tasks))
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    stages = stream("domain", stages=1).stages(CPU)
+    with caplog.at_level("INFO", logger=module.__name__):
+        fit(tmp_path, stages=stages, iterations=4, validate_every=2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Update 2 of 4: validation accuracy 50.00 ± 49.00 %",
+        "Update 4 of 4: validation accuracy not finite on 1 of 2 tasks",
+    ]
+    lines = [line for line in lines_of(tmp_path) if "val/accuracy" in line]
+    assert lines == [
+        {"step": 2, "ci95": pytest.approx(1.96 * 0.125**0.5 / 2**0.5), "val/accuracy": 0.5},
+        {"step": 4, "ci95": None, "val/accuracy": None},
+    ]
+    assert asked[0][:2] == (stages[0].val, 2)
+    assert asked[0][2] == {"path": False, "ranks": ALONE}
+
+
+def test_an_update_that_was_taken_back_adds_nothing_to_a_part_of_the_loss(tmp_path):
+    data = stream("domain", stages=1)
+    trainer = Trainer(0, **NEEDED, nonfinite="skip", tensorboard=False)
+    job = _Job(trainer, learner(data), data.stages(CPU), ContinualMethod(), RunFolder(tmp_path), "tests", ALONE)
+    job.log.close()
+    job._add_part("penalty", torch.tensor(2.0))
+    job.guard.finite = torch.tensor(False)
+    job._add_part("penalty", torch.tensor(torch.nan))
+    assert job.part_sums == {"penalty": torch.tensor(2.0)}
+
+
+def sines(path, scores, monkeypatch, **keys):
+    """Two stages of waves; the tests of the untrained learner on them, and then all others, find ``scores``."""
+    asked = []
+
+    def evaluate(algorithm, source, tasks, **how):
+        asked.append((source, tasks, how["path"]))
+        return np.full((1, tasks), scores[min(len(asked), len(scores)) - 1])
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    stages, algorithm = made("maml", "sine")
+    outcome, _ = fit(path, stages=stages, algorithm=algorithm, iterations=1, val_tasks=3, **keys)
+    return outcome, stages, asked
+
+
+@pytest.mark.parametrize(
+    ("order", "scores", "taken"),
+    [
+        ("easy_first", [2.0, 1.0], [1, 0]),
+        ("hard_first", [1.0, 2.0], [1, 0]),
+        ("easy_first", [np.nan, 5.0], [1, 0]),  # what is not finite counts as worst
+        ("hard_first", [5.0, np.nan], [1, 0]),
+        ("given", [2.0, 1.0], [0, 1]),
+    ],
+)
+def test_stages_are_ordered_by_the_error_before_training(order, scores, taken, tmp_path, monkeypatch):
+    outcome, stages, asked = sines(tmp_path, scores, monkeypatch, order=order)
+    assert outcome.position.order == taken
+    assert outcome.stages == [stages[number].name for number in taken]
+    if order == "given":
+        return
+    assert asked[:2] == [(stage.val, 3, False) for stage in stages]
+    lines = lines_of(tmp_path)
+    told = [None if np.isnan(score) else score for score in scores]
+    expected = [{"step": 0, f"order/{stage.name}": score} for stage, score in zip(stages, told, strict=True)]
+    assert lines[:2] == expected
+
+
+def test_a_random_order_is_that_of_the_seed(tmp_path):
+    data = stream("domain", stages=5)
+    outcome, _ = fit(tmp_path, stages=data.stages(CPU), algorithm=learner(data), order="random")
+    expected = np.random.default_rng(derive(0, "order")).permutation([0, 1, 2, 3, 4]).tolist()
+    assert outcome.position.order == expected != [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("name", "sign"), [("sine", 1), ("stream", -1)])
+def test_a_boundary_is_guessed_from_the_error_at_the_steps_of_a_test(name, sign, tmp_path, monkeypatch):
+    """Of regression the error, of classification the accuracy turned round."""
+    if name == "sine":
+        stages, algorithm = made("maml", "sine")
+        algorithm.steps = 3
+    else:
+        data = stream("domain", stages=2)
+        stages, algorithm = data.stages(CPU), learner(data)
+    losses, scores, steps = [], [], []
+    own_found, own_predictions = module.Jumps.found, type(algorithm).predictions
+
+    def found(self, round_, loss):
+        losses.append(loss)
+        return own_found(self, round_, loss)
+
+    def predictions(self, episodes, steps_=None, *, path=True):
+        if not path:
+            steps.append(steps_)
+        made_ = own_predictions(self, episodes, steps_, path=path)
+        if not path:
+            scores.append(float(module.task_scores(made_[-1], episodes.query.y).mean()))
+        return made_
+
+    monkeypatch.setattr(module.Jumps, "found", found)
+    monkeypatch.setattr(type(algorithm), "predictions", predictions)
+    fit(tmp_path, stages=stages, algorithm=algorithm, iterations=3, switch=0.3, detect=5.0)
+    assert losses == pytest.approx([sign * score for score in scores[2 : 2 + len(losses)]])
+    assert len(losses) == 6
+    assert set(steps) == {algorithm.steps}
+
+
+def test_torch_draws_by_seed_and_update_and_apart_at_a_stages_ends(tmp_path, monkeypatch):
+    drawn = {}
+
+    class Drawing(ContinualMethod):
+        def on_stage_start(self, algorithm, stage):
+            drawn[f"start {stage}"] = float(torch.rand(()))
+
+        def gradient(self, algorithm):
+            drawn[len([key for key in drawn if isinstance(key, int)])] = float(torch.rand(()))
+
+        def on_stage_end(self, algorithm, stage):
+            drawn[f"end {stage.name}"] = float(torch.rand(()))
+            return {"drawn": 0.5}
+
+    data = stream("domain", stages=2)
+    fit(tmp_path, stages=data.stages(CPU), algorithm=learner(data), of=Drawing(), iterations=2)
+
+    def draw(step, *names):
+        torch.manual_seed(derive(0, "torch", step, *names))
+        return float(torch.rand(()))
+
+    names = [stage.name for stage in data.stages(CPU)]
+    assert drawn == {
+        "start 0": draw(0, "start"),
+        **{i: draw(i) for i in range(4)},
+        f"end {names[0]}": draw(2, "end"),
+        "start 1": draw(2, "start"),
+        f"end {names[1]}": draw(4, "end"),
+    }
+    ends = [line for line in lines_of(tmp_path) if "stage/drawn" in line]
+    assert ends == [{"step": 2, "stage/drawn": 0.5}, {"step": 4, "stage/drawn": 0.5}]
