@@ -82,7 +82,7 @@ def test_it_is_reported(old):
     found = collect([old])
     assert sorted(run.status for run in found) == ["finished", "interrupted"]
     (run,) = (run for run in found if run.finished)
-    assert run.task_scores.shape == (1, 20)
+    assert run.task_scores.shape == (20,)
     assert len(run.metrics) == 10
     assert "maml" in page.page(found)
 

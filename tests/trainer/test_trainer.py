@@ -61,6 +61,7 @@ def test_every_key_is_kept():
         "optimizer": SGD,
         "scheduler": "cosine",
         "clip": 0.5,
+        "clip_value": 2.0,
         "validate_every": 1,
         "val_tasks": 1,
         "test_tasks": 1,
