@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 
 from metarun.config import ConfigError
 
-SCHEMA = 1
-"""Version of results.json and of checkpoints; those of another version are refused in one line."""
+SCHEMA = 2
+"""Version of results.json as written. Version 2 added `tested`."""
+READABLE = (1, SCHEMA)
+"""Versions of results.json that are read; any other is refused in one line."""
 WRITING = ".writing"
 """How the names of files end that are not whole yet; a killed process leaves them, and whoever goes on sweeps them away."""
 
@@ -64,11 +66,10 @@ def read_results(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict):
         return None
-    version = found.get("schema", SCHEMA)
-    if version != SCHEMA:
-        raise ConfigError(
-            f"{path}: results of version {version}, and this metarun reads version {SCHEMA}; use the one that wrote them"
-        )
+    version = found.get("schema", 1)
+    if version not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise ConfigError(f"{path}: results of version {version}, and this metarun reads {known}; use the metarun that wrote them")
     return found
 
 

@@ -26,6 +26,7 @@ from metarun.cl.method import ContinualMethod, check_declared
 from metarun.cl.metrics import stream_metrics
 from metarun.cl.several import Several
 from metarun.config import ConfigError, check_own_keys
+from metarun.data import provenance
 from metarun.data.source import Data, Stage
 from metarun.episodes import TaskSpec
 from metarun.files import SCHEMA, replacing
@@ -104,6 +105,9 @@ def train_and_test(config: DictConfig, choices: Mapping[str, str], folder: RunFo
 
     reference = joint_scores(config.reference, parts.stages) if config.reference and ranks.first else None
     results = describe_results(config, choices, parts, source, ranks)
+    shared = results["tested"]["overlap"]
+    if shared and shared["images"] and ranks.first:
+        log.warning("Not a test on unseen classes: %s", provenance.Overlap(**shared))
     try:
         outcome = parts.trainer.fit(parts.algorithm, parts.stages, parts.method, folder, source, ranks)
     except (Diverged, Interrupted, Pruned) as stop:
@@ -339,6 +343,7 @@ def describe_results(
             "ranks": ranks.size,
         },
         "task_features": task_features(data, parts.stages),
+        "tested": provenance.record(data, parts.stages, parts.trainer.test_tasks),
     }
 
 

@@ -1,6 +1,6 @@
 """Using what was trained: a finished run's learner, tested otherwise or given tasks of one's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from metarun.algo.algorithm import Algorithm
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
 from metarun.config import CONFIGS, ConfigError, check_own_keys, digest, nearest
+from metarun.data import provenance
 from metarun.data.images import ImageData, to_shape
 from metarun.data.source import Data, Stage
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -62,7 +63,14 @@ class Learner:
         if last is None:
             raise ConfigError(f"{self.folder.last}: the run's weights are not there")
         self.last = last
+        known = results.get("tested")
+        self.trained_on: Mapping[str, Any] = known["train"] if known else self._training_images()
+        """Images of the training set, see `metarun.data.provenance.record`."""
         self.algorithm, self.states = restored(self, config, self.spec, partial(prepare, build_method(config.cl), []))
+
+    def _training_images(self) -> provenance.Images:
+        """Of a run whose results do not record them."""
+        return provenance.merged(build_data(self.config, build_method(self.config.cl)).members("train"))
 
     def fit_predict(self, support_x: ArrayLike, support_y: ArrayLike, x: ArrayLike) -> NDArray[Any]:
         """Adapt to a support set, as in a test, and predict.
@@ -130,11 +138,12 @@ class Learner:
 def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
     """Test a finished run's learner under ``overrides``, without training, into its `eval/<digest>/` → what came of it.
 
-    What was tested so before is shown. ``overrides`` are keys under `data`, `algo` and `trainer`, `seed` (of the test tasks), and
-    `data=CHOICE`: other data, in tasks of the run's shape, images brought to the size and channels of the run's.
+    A test that was made before is shown. ``overrides`` are keys under `data`, `algo` and `trainer`; `seed`, which draws other test
+    tasks from the run's own splits, stages and permutations; `data=CHOICE`: other data, in tasks of the run's shape, images brought
+    to the size and channels of the run's; and `overlap=allow`, without which images that the run was trained on are refused.
 
     Raises:
-        ConfigError: no finished run, or overrides that do not suit it.
+        ConfigError: no finished run, overrides that do not suit it, or test images that the run was trained on.
     """
     learner = Learner(run)
     config, choice = changed(learner, overrides)
@@ -142,13 +151,18 @@ def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
     folder = RunFolder(learner.folder.path / "eval" / digest(plain, keep=("seed",)))
     results = folder.results()
     if results is None:
-        results = test(learner, config, {**learner.results, "data": choice}, folder)
+        allowed = "overlap=allow" in overrides
+        results = test(learner, config, {**learner.results, "data": choice}, folder, overlap_allowed=allowed)
         folder.write_results({**results, "overrides": list(overrides)})
     lines = [describe(results), "", f"The run itself: {figure(learner.results)}"]
     if results["drop"] is not None:
         points = " points" if metric_name(learner.algorithm) == "accuracy" else ""
-        scale = 100 if points else 1
-        lines[-1] += f"; worse by {scale * results['drop']:.4g}{points}"
+        change = f"{abs(results['drop']) * (100 if points else 1):.4g}{points}"
+        how = "worse by" if results["drop"] > 0 else "better by"
+        lines[-1] += f"; {how} {change}" if results["drop"] else "; the same"
+    shared = (results.get("tested") or {}).get("overlap")
+    if shared and shared["images"]:
+        lines.append(f"Not a test on unseen classes: {provenance.Overlap(**shared)}")
     return "\n".join([*lines, "", str(folder.path)])
 
 
@@ -172,8 +186,14 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
         group, _, name = key.partition(".")
         if key == "data":
             continue
+        if key == "overlap":
+            if override.value() != "allow":
+                raise ConfigError(f"overlap={override.value()}: expected allow")
+            continue
         if key != "seed" and (group not in ("data", "algo", "trainer") or not name):
-            raise ConfigError(f"{key}: a learner keeps its own; eval takes data=, seed=, and keys of data, algo and trainer")
+            raise ConfigError(
+                f"{key}: a learner keeps its own; eval takes data=, seed=, overlap=, and keys of data, algo and trainer"
+            )
         place, _, last = key.rpartition(".")
         parent = OmegaConf.select(config, place) if place else config
         known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
@@ -187,13 +207,25 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
     return config, choice
 
 
-def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """Test the run's learner as ``config`` says → what results.json of the test says; per-task scores go to test.npz."""
+def test(
+    learner: Learner, config: DictConfig, known: dict[str, Any], folder: RunFolder, *, overlap_allowed: bool
+) -> dict[str, Any]:
+    """Test the run's learner as ``config`` says → what results.json of the test says; per-task scores go to test.npz.
+
+    Raises:
+        ConfigError: the learner does not fit the data, or was trained on some of the test images without ``overlap_allowed``.
+    """
     trainer: Trainer = build(config.trainer, config.seed, key="trainer", kind=Trainer)
     method, device = build_method(config.cl), choose_device(trainer.device)
-    data = build_data(config, method)
+    # The run's seed also drew its splits, stages and permutations: those are kept, and another seed draws other tasks from them.
+    seed = learner.config.seed
+    data = build_data(OmegaConf.merge(config, {"seed": seed}), method)  # type: ignore[arg-type]
     fit(data, learner.spec)
+    if config.seed != seed:
+        data.redraw(config.seed)
     stages = data.stages(device)
+    tested_on = provenance.record(data, stages, trainer.test_tasks, learner.trained_on)
+    check_tested(learner, config, tested_on, overlap_allowed=overlap_allowed)
     # What a continual method keeps for each stage (heads, columns) goes with the stages of the run alone, in the order taken.
     order = learner.last["position"]["order"]
     own = known["data"] == learner.results["data"] and len(stages) == len(order)
@@ -223,12 +255,23 @@ def test(learner: Learner, config: DictConfig, known: dict[str, Any], folder: Ru
     choices = {key: known[key] for key in ("algo", "data", "cl", "model")}
     metric = metric_name(algorithm)
     results = describe_results(config, choices, parts, tracking.source_digest(config))
-    results |= {"test": tested(found, metric, looks_of(algorithm)), "train": learner.results["train"]}
+    results |= {"tested": tested_on, "test": tested(found, metric, looks_of(algorithm)), "train": learner.results["train"]}
     before, after = learner.results["test"][metric]["mean"], results["test"][metric]["mean"]
     worse = None if before is None or after is None else (before - after if metric == "accuracy" else after - before)
     folder.path.mkdir(parents=True, exist_ok=True)
     save_scores(folder, [stage.name for stage in stages], found)
     return {**results, "of": str(learner.folder.path.name), "drop": worse}
+
+
+def check_tested(learner: Learner, config: DictConfig, tested_on: dict[str, Any], *, overlap_allowed: bool) -> None:
+    """Refuse a test on what the run was trained on, more than in its own test, and a seed that changes nothing."""
+    own = learner.results.get("tested") or {}
+    shared, before = tested_on["overlap"], (own.get("overlap") or {}).get("images", 0)
+    if shared and shared["images"] > before and not overlap_allowed:
+        raise ConfigError(f"data: {provenance.Overlap(**shared)}; choose other data, or add overlap=allow")
+    same_data = config.data == learner.config.data
+    if same_data and config.seed != learner.config.seed and tested_on["digest"] == own.get("digest"):
+        raise ConfigError(f"seed={config.seed}: this data has the same test tasks for every seed")
 
 
 def fit(data: Data, spec: TaskSpec) -> None:

@@ -51,7 +51,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(metarun, number, sta
 def test_results_hold_what_the_contract_says(metarun):
     metarun(*RUN, "trainer.iterations=200", "trainer.paper_tasks=10", "algo.test_steps=3", "seed=4")
     found = results(metarun.folder)
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert [found[key] for key in ("algo", "data", "cl", "model", "seed")] == ["maml", "sine", "none", "mlp", 4]
     assert found["continual"] is None
     assert set(found["test"]["mse"]) == {"mean", "ci95", "n_tasks", "n_nonfinite", "median"}

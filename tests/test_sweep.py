@@ -112,7 +112,8 @@ def test_a_stopped_sweep_says_so_and_goes_on(metarun):
     keys = ("-m", "seed=0,1", "trainer.iterations=1500", *SHORT[1:])
     process = metarun.start(*keys)
     deadline = time.monotonic() + 60
-    while not list(metarun.folder.glob("outputs/**/metrics.jsonl")):
+    # The file is created before the run listens for signals, and its first line written after.
+    while not any(path.stat().st_size for path in metarun.folder.glob("outputs/**/metrics.jsonl")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)

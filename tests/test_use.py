@@ -1,6 +1,7 @@
 """Learners of finished runs: tested otherwise, and given tasks of one's own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from PIL import Image
 import metarun
 from metarun.cli import spread
 from metarun.config import CONFIGS, ConfigError
+from metarun.data.folder import Folder
 from metarun.run import run
 from metarun.use import evaluate
 
+ROOTS = [root for root in os.environ.get("METARUN_DATA", "").split(os.pathsep) if root]
 SHORT = (
     "trainer.test_tasks=30",
     "trainer.val_tasks=10",
@@ -68,7 +71,7 @@ def test_a_test_as_the_run_made_it_gives_the_same_scores(sine, tmp_path):
         np.testing.assert_array_equal(again["scores"], own["scores"])
     found = json.loads(Path(folder, "results.json").read_text())
     assert found["drop"] == 0.0
-    assert "worse by 0" in said
+    assert "; the same" in said
 
 
 @pytest.mark.parametrize(("algo", "cl"), [("maml", "[ewc,replay]"), ("maml", "heads"), ("maml", "progressive")])
@@ -81,7 +84,7 @@ def test_streams_are_tested_as_they_were_in_the_order_taken(tmp_path, algo, cl):
     with np.load(f"{folder}/test.npz") as again, np.load(run / "test.npz") as own:
         assert again["stages"].tolist() == own["stages"].tolist() == order
         np.testing.assert_array_equal(again["scores"], own["scores"])
-    assert "worse by" in evaluate(run, ["data.stages=2"])  # what belongs to a stage has no place there
+    assert " by " in evaluate(run, ["data.stages=2"])  # what belongs to a stage has no place there
     x = np.linspace(-4, 4, 10)
     assert np.isfinite(metarun.load(run).fit_predict(x[:, None], np.sin(x), x[:, None])).all()
 
@@ -179,6 +182,61 @@ def test_other_images_are_brought_to_the_runs_shape(images, tmp_path):
     )
 
 
+def recorded(said):
+    return json.loads(Path(said.splitlines()[-1], "results.json").read_text())
+
+
+def test_a_test_on_training_images_is_refused_unless_allowed(images):
+    own = json.loads((images / "results.json").read_text())
+    assert (own["tested"]["classes"], own["tested"]["overlap"]["images"]) == (3, 0)
+    line = r"data: \d of the 3 test classes \(\d+ of 18 images\) were in the run's training set; .* add overlap=allow"
+    with pytest.raises(ConfigError, match=line) as caught:
+        evaluate(images, ["data.split_seed=1"])
+    said = evaluate(images, ["data.split_seed=1", "overlap=allow"])
+    counts = str(caught.value).removeprefix("data: ").partition(";")[0]
+    assert f"Not a test on unseen classes: {counts}" in said
+    found = recorded(said)["tested"]
+    assert found["digest"] != own["tested"]["digest"]
+    assert found["train"] == own["tested"]["train"]
+    assert counts.startswith(f"{found['overlap']['classes']} of the 3")
+    with pytest.raises(ConfigError, match="overlap=yes: expected allow"):
+        evaluate(images, ["overlap=yes"])
+
+
+def test_training_images_are_found_where_results_do_not_record_them(images):
+    learner = metarun.load(images)
+    by_record = learner.results["tested"]["train"]
+    assert {name: [list(run) for run in runs] for name, runs in learner._training_images().items()} == by_record
+
+
+@pytest.mark.parametrize("fixture", ["sine", "images"])
+def test_another_seed_draws_other_test_tasks_of_the_same_split(fixture, request):
+    run = request.getfixturevalue(fixture)
+    own = json.loads((run / "results.json").read_text())
+    found = recorded(evaluate(run, ["seed=7"]))
+    assert found["tested"]["digest"] != own["tested"]["digest"]
+    assert found["tested"]["train"] == own["tested"]["train"]
+    assert found["seed"] == 7
+    assert not (found["tested"]["overlap"] or {}).get("images")
+
+
+@pytest.mark.skipif(not any((Path(root) / "mnist").is_dir() for root in ROOTS), reason="needs mnist")
+def test_another_seed_keeps_the_permutations_of_the_run(tmp_path):
+    size = ("data.stages=2", "trainer.iterations=150", "trainer.tasks=32", "model=mlp", "model.widths=[100]")
+    run = trained(tmp_path / "run", "supervised", "permuted_mnist", *size, "trainer.test_tasks=200", "seed=3")
+    own = json.loads((run / "results.json").read_text())["test"]["accuracy"]["mean"]
+    found = recorded(evaluate(run, ["seed=4"]))["test"]["accuracy"]["mean"]
+    assert own > 0.5  # with permutations of another seed it would be at chance, 0.1
+    assert found == pytest.approx(own, abs=0.06)
+
+
+def test_what_is_better_is_called_better(sine):
+    said = evaluate(sine, ["data.shots=40"])
+    found = recorded(said)
+    assert found["drop"] < 0
+    assert f"; better by {-found['drop']:.4g}" in said
+
+
 def test_a_head_has_as_many_outputs_as_it_was_trained_with(tmp_path, images):
     data = OmegaConf.load(images / ".hydra/config.yaml").data.path
     size = ("data.size=16", "data.channels=1", "data.ways=3", "data.queries=3", "data.split=[0.5,0.25,0.25]")
@@ -194,3 +252,13 @@ def test_a_head_has_as_many_outputs_as_it_was_trained_with(tmp_path, images):
 def test_torch_is_imported_when_a_learner_is_loaded():
     code = "import sys, metarun, metarun.report.page, metarun.report.table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_says_when_its_own_test_has_training_images(tmp_path, images, caplog):
+    members = Folder.members
+    path = OmegaConf.load(images / ".hydra/config.yaml").data.path
+    size = ("data.size=16", "data.channels=1", "data.ways=2", "data.queries=3", "data.split=[0.5,0.25,0.25]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Folder, "members", lambda data, split: members(data, "train"))
+        trained(tmp_path / "run", "protonet", "folder", f"data.path={path}", *size, "model.filters=4", "trainer.iterations=2")
+    assert "Not a test on unseen classes: 6 of the 6 test classes (36 of 36 images)" in caplog.text

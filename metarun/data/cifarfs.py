@@ -57,4 +57,5 @@ class CIFARFS(ImageData):
             rotations=rotations,
             crop=crop,
             flip=flip,
+            collection="cifar100",
         )

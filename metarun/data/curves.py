@@ -8,7 +8,7 @@ from torch import Tensor
 from metarun.config import RangeError, require
 from metarun.data.source import Data, Split, Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes, Examples, TaskSpec
-from metarun.rng import derive, normal, uniform
+from metarun.rng import bits, derive, normal, uniform
 
 Interval = tuple[float, float]
 Function = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -117,6 +117,10 @@ class CurveTasks(TaskSource):
             y = y + self.noise * normal(derive(self.key, "noise"), ids, points)
         x, y = x.unsqueeze(-1), y.unsqueeze(-1)
         return Episodes(Examples(x[:, :shots], y[:, :shots]), Examples(x[:, shots:], y[:, shots:]), parameters)
+
+    def content(self, ids: Tensor) -> object:
+        draws = bits(self.key, ids, 4)  # whole numbers, the same on every device
+        return [self.function, self.x, self.parameters, self.noise, self.shape, draws]
 
 
 def _between(interval: Interval, u: Tensor) -> Tensor:

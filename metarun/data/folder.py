@@ -90,6 +90,7 @@ class Folder(ImageData):
             rotations=rotations,
             crop=crop,
             flip=flip,
+            collection=_collection(files),
         )
 
 
@@ -152,6 +153,12 @@ def _cache_name(files: dict[str, list[Path]], size: int, channels: int) -> str:
             stat = file.stat()
             digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return f"folder-{digest.hexdigest()}"
+
+
+def _collection(files: dict[str, list[Path]]) -> str:
+    """A name for these images: that of any folder with files of the same names and sizes in classes of the same names."""
+    listing = "".join(f"{name}/{file.name} {file.stat().st_size}\n" for name in sorted(files) for file in files[name])
+    return f"folder {hashlib.blake2b(listing.encode(), digest_size=8).hexdigest()}"
 
 
 def decode(files: dict[str, list[Path]], size: int, channels: int) -> dict[str, NDArray[np.generic]]:

@@ -1,6 +1,6 @@
 """Few-shot classification tasks from labelled images: one uint8 tensor on the device, tasks by a hash and one gather."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -72,6 +72,7 @@ class ImageData(Data):
         views: what a stage does to its images, by the stage's name, see `ImageTasks`; None: nothing.
         test_groups: sizes of the runs of test classes from which the classes of one test task come together, upright; None:
             any classes of the split.
+        collection: name of ``images``, the same for all data sets that are made from them in this order; None: ``name``.
 
     Raises:
         RangeError: a split cannot fill its tasks.
@@ -92,12 +93,14 @@ class ImageData(Data):
         flip: bool = False,
         views: Mapping[str, View] | None = None,
         test_groups: Sequence[int] | None = None,
+        collection: str | None = None,
     ) -> None:
         if train.ways is None or test.ways is None:
             raise ValueError("tasks of images are classification: they have ways")
         require(crop >= 0, "crop", crop, "0 or more pixels")
         if test_groups is not None and test.ways > min(test_groups):
             raise RangeError("data.ways", test.ways, f"at most the {min(test_groups)} classes of the smallest group of the test")
+        self.collection = collection or name
         self.crop, self.flip, self.views, self.test_groups = crop, flip, views or {}, test_groups
         self.name, self.seed, self.images, self.train, self.test, self.rotations = name, seed, images, train, test, rotations
         self.parts = {
@@ -117,6 +120,11 @@ class ImageData(Data):
         views = self.views
         self.views = {name: partial(_then, views.get(name), partial(to_shape, shape=shape)) for name in self.parts}
         self.spec = replace(self.spec, input_shape=shape)
+
+    def members(self, split: Split) -> dict[str, list[tuple[int, int]]]:
+        count = len(self.images)  # a turned class has the numbers of the upright one
+        starts = [(of[split].start % count, of[split].size) for of in self.parts.values()]
+        return {self.collection: [(a, a + n) for start, size in starts for a, n in zip(start.tolist(), size.tolist(), strict=True)]}
 
     @property
     def splits(self) -> dict[Split, Classes]:
@@ -233,6 +241,29 @@ class ImageTasks(TaskSource):
     def sample(self, ids: Tensor) -> Episodes:
         ways, shots, per_class = self.ways, self.shape.shots, self.shape.shots + self.shape.queries
         ids = ids.to(self.images.device, non_blocking=True)
+        chosen, index = self._draw(ids)
+        change = None
+        if self.crop or self.flip:
+            change = bits(derive(self.key, "augmentation"), ids, index[0].numel()).view_as(index)
+        labels = torch.arange(ways, device=self.device).unsqueeze(-1)
+        support, query = (
+            Examples(self._pixels(index, change, part), labels.expand(*index.shape[:2], width).flatten(1), ways)
+            for part, width in ((slice(None, shots), shots), (slice(shots, None), per_class - shots))
+        )
+        return Episodes(support, query, {"classes": (chosen + self.first_class).to(self.device)})
+
+    def content(self, ids: Tensor) -> object:
+        _, index = self._draw(ids.to(self.images.device))
+        # Pixels are whole numbers, the same on every device; what a view makes of them may not be.
+        return [self.images[index.flatten()], index.shape, self.shape.shots, self.view, self.crop, self.flip]
+
+    def classes(self, ids: Tensor) -> set[Hashable]:
+        chosen, _ = self._draw(ids.to(self.images.device))
+        return {(self.images.data_ptr(), start) for start in self.start[chosen.unique()].tolist()}
+
+    def _draw(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the tasks ``ids`` (T,): places of their classes (T, ways), and of their images (T, ways, shots + queries)."""
+        ways, per_class = self.ways, self.shape.shots + self.shape.queries
         draws = bits(self.key, ids, ways * (2 + per_class))
         if self.groups is None:
             chosen = choose(draws[:, :ways], len(self.start))
@@ -243,15 +274,7 @@ class ImageTasks(TaskSource):
         index = self.start[chosen].unsqueeze(-1) + within
         if self.turn is not None:
             index = index + self.turn * (draws[:, ways : 2 * ways] >> 29).unsqueeze(-1)
-        change = None
-        if self.crop or self.flip:
-            change = bits(derive(self.key, "augmentation"), ids, index[0].numel()).view_as(index)
-        labels = torch.arange(ways, device=self.device).unsqueeze(-1)
-        support, query = (
-            Examples(self._pixels(index, change, part), labels.expand(*index.shape[:2], width).flatten(1), ways)
-            for part, width in ((slice(None, shots), shots), (slice(shots, None), per_class - shots))
-        )
-        return Episodes(support, query, {"classes": (chosen + self.first_class).to(self.device)})
+        return chosen, index
 
     def _pixels(self, index: Tensor, change: Tensor | None, part: slice) -> Tensor:
         """(T, ways, n) → those of ``part`` (T, ways · n', C, H, W) float32 in [0, 1]."""

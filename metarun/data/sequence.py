@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from metarun.build import build
 from metarun.config import CONFIGS, ConfigError, nearest, require
 from metarun.data.images import ImageData
-from metarun.data.source import Data, Stage, task_shapes
+from metarun.data.source import Data, Split, Stage, task_shapes
 from metarun.episodes import TaskSpec
 
 
@@ -79,3 +79,14 @@ class Sequence(Data):
             made += data.stages(device, first)
             first += data.spec.train_classes or 0
         return made
+
+    def redraw(self, seed: int) -> None:
+        for data in self.sets:
+            data.redraw(seed)
+
+    def members(self, split: Split) -> dict[str, list[tuple[int, int]]]:
+        found: dict[str, list[tuple[int, int]]] = {}
+        for data in self.sets:
+            for name, runs in data.members(split).items():
+                found.setdefault(name, []).extend(runs)
+        return found

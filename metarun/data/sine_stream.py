@@ -60,7 +60,7 @@ class InSequence(TaskSource):
         self.of, self.parts = of, parts
 
     def sample(self, ids: Tensor) -> Episodes:
-        parts = self.of.sample((ids.unsqueeze(1) * self.parts + torch.arange(self.parts, device=ids.device)).flatten())
+        parts = self.of.sample(self._consecutive(ids))
         place = torch.eye(self.parts, device=parts.query.x.device).repeat(len(ids), 1).unsqueeze(1)
 
         def joined(of: Examples) -> Examples:
@@ -68,3 +68,10 @@ class InSequence(TaskSource):
             return Examples(x.view(len(ids), -1, x.shape[-1]), of.y.reshape(len(ids), -1, of.y.shape[-1]))
 
         return Episodes(joined(parts.support), joined(parts.query))
+
+    def content(self, ids: Tensor) -> object:
+        return [self.parts, self.of.content(self._consecutive(ids))]
+
+    def _consecutive(self, ids: Tensor) -> Tensor:
+        """Numbers in the other source of the parts of the tasks ``ids`` (T,), (T · parts,)."""
+        return (ids.unsqueeze(1) * self.parts + torch.arange(self.parts, device=ids.device)).flatten()

@@ -1,6 +1,7 @@
 """What every data set gives: sources of tasks, for training, validation and test, stage by stage."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -31,6 +32,19 @@ class TaskSource(ABC):
         """The same tasks, numbered so that the first ``count`` are all of them; itself where they are without number."""
         return self
 
+    def content(self, ids: Tensor) -> object:
+        """What tells the tasks ``ids`` (T,) from any other tasks: equal content means equal tasks.
+
+        Made of tensors, numbers, text, functions and sequences or mappings of them, for `metarun.data.provenance.digest`. It is the
+        same on every device; here it is the tasks themselves in half precision, which rounds away how devices differ.
+        """
+        tasks = self.sample(ids)
+        return [part.half() if part.is_floating_point() else part for part in (*tasks.support[:2], *tasks.query[:2])]
+
+    def classes(self, ids: Tensor) -> set[Hashable] | None:
+        """Names of the different classes in the tasks ``ids`` (T,); None for regression, or where they are unknown."""
+        return None
+
 
 class Stage(NamedTuple):
     """A part of the stream: where its tasks come from."""
@@ -56,10 +70,12 @@ class Data(ABC):
     Attributes:
         spec: what a learner must know of the tasks.
         train, test: shapes of a training task and of a validation or test task.
+        seed: of the tasks.
         default_stages: stages that a continual-learning method is given where the configuration says none.
     """
 
     default_stages: ClassVar[int] = 4
+    seed: int
     spec: TaskSpec
     train: TaskShape
     test: TaskShape
@@ -67,6 +83,17 @@ class Data(ABC):
     @abstractmethod
     def stages(self, device: torch.device) -> list[Stage]:
         """The stages in their given order, one where the data is not divided; tensors lie on ``device``."""
+
+    def redraw(self, seed: int) -> None:
+        """Have `stages` draw other tasks from the same splits, stages and permutations, which the constructor made."""
+        self.seed = seed
+
+    def members(self, split: Split) -> dict[str, list[tuple[int, int]]]:
+        """Images of a split of all stages, where they have numbers: an interval [start, stop) for each class, by collection.
+
+        Data sets made from the same images number them alike and name the same collection. Empty where examples are generated.
+        """
+        return {}
 
     def curve(self, shots: int, device: torch.device) -> Episodes | None:
         """A task to draw as a curve, if tasks are curves: ``shots`` support points, queries along the whole range."""

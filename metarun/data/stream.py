@@ -1,6 +1,6 @@
 """Labelled images one by one, as a stream for continual learning: an example is a task with one query and no support set."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Literal
 
 import torch
@@ -26,8 +26,8 @@ class ImageStream(ImageData):
     """A set of images whose splits all have the same classes: for tasks as in `ImageData`, or example by example.
 
     Args:
-        name, seed, images, classes, parts, train, test, views: see `ImageData`; the classes of a stage are in the same order in
-            each of its splits.
+        name, seed, images, classes, parts, train, test, views, collection: see `ImageData`; the classes of a stage are in the same
+            order in each of its splits.
         scenario: see `Scenario`; None: few-shot tasks.
         sampling: see `Sampling`; of the examples of a scenario.
     """
@@ -45,14 +45,15 @@ class ImageStream(ImageData):
         views: Mapping[str, View] | None = None,
         scenario: Scenario | None = None,
         sampling: Sampling = "epochs",
+        collection: str | None = None,
     ) -> None:
         self.scenario, self.sampling = scenario, sampling
         if scenario is None:
-            super().__init__(name, seed, images, classes, parts, train, test, views=views)
+            super().__init__(name, seed, images, classes, parts, train, test, views=views, collection=collection)
             return
         widths = [len(of["train"]) for of in parts.values()]
         one = TaskShape(min(widths), shots=0, queries=1)
-        super().__init__(name, seed, images, classes, parts, one, one, views=views)
+        super().__init__(name, seed, images, classes, parts, one, one, views=views, collection=collection)
         self.train = self.test = TaskShape(sum(widths) if scenario == "class" else max(widths), shots=0, queries=1)
         outputs = max(widths) if scenario == "domain" else sum(widths)
         self.spec = TaskSpec("classification", tuple(images.shape[1:]), outputs, outputs, name, examples=True)
@@ -116,7 +117,7 @@ class ImageExamples(TaskSource):
         device: torch.device,
     ) -> None:
         self.key, self.images, self.outputs, self.order, self.view, self.device = key, images, outputs, order, view, device
-        self.classes, self.labels, self.active = classes, labels, active
+        self.classes_of, self.labels, self.active = classes, labels, active
         first = classes.size.cumsum(0) - classes.size
         self.count: int = int(classes.size.sum())
         index = torch.arange(self.count) + (classes.start - first).repeat_interleave(classes.size)
@@ -131,7 +132,7 @@ class ImageExamples(TaskSource):
     def in_order(self) -> "ImageExamples":
         if self.order == "balanced":
             return self
-        shared = (self.key, self.images, self.classes, self.labels, self.outputs, self.active)
+        shared = (self.key, self.images, self.classes_of, self.labels, self.outputs, self.active)
         return ImageExamples(*shared, "given", self.view, self.device)
 
     def sample(self, ids: Tensor) -> Episodes:
@@ -140,6 +141,17 @@ class ImageExamples(TaskSource):
         y = self.y[place.to(self.device, non_blocking=True)].unsqueeze(1)
         context = {name: value.expand(len(ids), -1) for name, value in self.context.items()}
         return Episodes(Examples(x[:, :0], y[:, :0], self.outputs), Examples(x, y, self.outputs), context)
+
+    def content(self, ids: Tensor) -> object:
+        place = self._places(ids)
+        return [self.images[self.index[place]], self.y[place.to(self.device)], self.outputs, self.active, self.view]
+
+    def classes(self, ids: Tensor) -> set[Hashable]:
+        index = self.index[self._places(ids)].cpu()
+        # Classes may lie in any order: the one an image is of begins last before it.
+        start = self.classes_of.start.sort().values
+        found = start[torch.bucketize(index, start, right=True) - 1]
+        return {(self.images.data_ptr(), number) for number in found.unique().tolist()}
 
     def _places(self, ids: Tensor) -> Tensor:
         """Which of the images the examples ``ids`` (T,) are."""

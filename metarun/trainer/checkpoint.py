@@ -7,9 +7,12 @@ from typing import Any
 import torch
 
 from metarun.config import ConfigError
-from metarun.files import SCHEMA, replacing
+from metarun.files import replacing
 
 log = logging.getLogger(__name__)
+
+SCHEMA = 1
+"""Version of checkpoints; those of another version are refused in one line."""
 
 
 class Damaged(ConfigError):
