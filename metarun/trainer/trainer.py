@@ -787,5 +787,9 @@ def clip_values(parameters: Iterable[Tensor], limit: float) -> None:
 
 
 def _can_fuse(optimizer: dict[str, Any]) -> bool:
-    """Whether this is one of torch's optimizers that has a fused form, which is the faster one."""
-    return optimizer.get("_target_") in {"torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"}
+    """Whether this is one of torch's optimizers that has a fused form, which is the faster one.
+
+    That of SGD fails where some weights have a momentum and others, those of a new stage, have none yet.
+    """
+    name = optimizer.get("_target_")
+    return name in {"torch.optim.Adam", "torch.optim.AdamW"} or (name == "torch.optim.SGD" and not optimizer.get("momentum"))

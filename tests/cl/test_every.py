@@ -56,3 +56,11 @@ def test_the_optimizer_is_kept_or_reset(tmp_path):
     _, kept = train(tmp_path / "kept", data, method("none"))
     _, reset = train(tmp_path / "reset", data, method("none"), reset_optimizer=True)
     assert any(not torch.equal(a, b) for a, b in zip(weights(kept).values(), weights(reset).values(), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stages_go_with_a_momentum(name, tmp_path):
+    """A new stage's weights have none yet, beside those that have."""
+    sgd = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
+    _, algorithm = train(tmp_path, stream("domain"), method(name), optimizer=sgd)
+    assert all(bool(w.isfinite().all()) for w in algorithm.parameters())
