@@ -82,6 +82,7 @@ CASES = {
     "protonet": ("protonet algo.batch_norm=running", "pictures", "none", {"validate_every": 3}),
     "mamlpp": ("mamlpp algo.batch_norm=running algo.task_chunk=1", "pictures", "none", {}),
     "reptile": ("reptile algo.inner_batch=4", "sine", "none", {}),
+    "penalty": ("reptile algo.inner_batch=4", "sine", "ewc", {}),
     "stream": ("maml", "sine", "ewc", {"switch": 0.3, "detect": 0.01}),
     "order": ("fomaml", "sine", "none", {"order": "active"}),
     "several": ("maml", "sine", "replay+agem", {}),

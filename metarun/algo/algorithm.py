@@ -42,6 +42,8 @@ class Algorithm(nn.Module, ABC):
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
         batch_norm: whose statistics normalise a query.
         task_chunk: tasks taken at once in training, which bounds memory; None: what suits the network and the device.
+        gradient_scale: the factor, approximately, between the gradients that `backward` gives and those of the loss. Losses and
+            penalties of continual-learning methods are multiplied by it, to keep their weight relative to the learner's loss.
         progress: how much of training is done, from 0 to 1; the trainer says it before each update. A plain number, since what is
             annealed may decide what is computed at all.
     """
@@ -53,6 +55,7 @@ class Algorithm(nn.Module, ABC):
     steps: int | None = None
     held: int = 0
     trains: bool = True
+    gradient_scale: float = 1.0
     progress: float = 0.0
 
     def __init__(self, spec: TaskSpec, *, batch_norm: str = "transductive", task_chunk: int | None = None) -> None:

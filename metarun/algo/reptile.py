@@ -66,6 +66,7 @@ class Reptile(GradientLearner):
         require(0 <= beta1 < 1, "beta1", beta1, "0 or more and below 1")
         for key, size in {"inner_batch": inner_batch, "test_batch": test_batch}.items():
             require(size is None or size > 0, key, size, "1 or more, or null")
+        self.gradient_scale = inner_lr * inner_steps  # θ − φ is the sum of the inner steps
         self.inner_lr, self.inner_batch, self.test_batch = inner_lr, inner_batch, test_batch
         self.inner_optimizer, self.beta1 = inner_optimizer, beta1
         self.network = network(one_head(spec))

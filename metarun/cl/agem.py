@@ -1,7 +1,6 @@
 """A-GEM (Chaudhry et al., ICLR 2019): no update may raise the loss on the memory, to the first order."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 
@@ -20,7 +19,6 @@ class AGEM(Remembering):
         draw: remembered tasks in an update; null: as many as new ones.
     """
 
-    projects: ClassVar[bool] = True
     sees_tasks = True
     needs: Needs = "boundaries"
 
@@ -32,7 +30,7 @@ class AGEM(Remembering):
         self.batch = self.number or len(episodes)
         return episodes
 
-    def gradient(self, algorithm: Algorithm) -> None:
+    def project(self, algorithm: Algorithm) -> None:
         if not len(self.memory):
             return
         weights = [w for w in algorithm.parameters() if w.grad is not None]

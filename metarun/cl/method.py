@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from metarun.algo.algorithm import Algorithm
 from metarun.config import ConfigError
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
+from metarun.model.network import Weights
 
 Needs = Literal["nothing", "boundaries", "stages"]
 
@@ -18,10 +19,10 @@ Needs = Literal["nothing", "boundaries", "stages"]
 class ContinualMethod:
     """Hooks of a method; each one that a method does not need stays as it is here.
 
-    It acts on slow weights and in the outer loop only. An update calls `mix`, the learner's own backward, `loss`, `gradient`, the
-    optimizer and `after_update`, in this order; `loss` and `after_update` are given the stage's own tasks, without what `mix` did.
-    Before `grow`, before the ends of a stage and before every update torch's generator is set from the seed and the step, so
-    what a method draws from it is the same in a resumed run.
+    It acts on slow weights and in the outer loop only. An update calls `mix`, the learner's own backward, `loss`, `gradient`,
+    `curvature`, `project`, the optimizer and `after_update`, in this order; `loss` and `after_update` are given the stage's own
+    tasks, without what `mix` did. Before `grow`, before the ends of a stage and before every update torch's generator is set from
+    the seed and the step, so what a method draws from it is the same in a resumed run.
 
     What the trainer must know of a method is declared, by attributes that are False here. A class that defines one of these hooks
     declares its attribute; `check_declared` refuses one that does not.
@@ -32,7 +33,6 @@ class ContinualMethod:
         observes: whether `after_update` must be called for those updates alone that were made, which with trainer.nonfinite=skip
             waits for the device.
         gives_tasks: whether `source` says where tasks come from.
-        projects: whether `gradient` projects; methods that do come after those that add.
         stage: number of the stage in training (0, 1, …); the trainer says it by `enter`.
         needs: what it must be told of a stream: nothing, when a stage ends (which may be guessed), or the stage itself.
         announced: whether the stream tells when a stage ends; the trainer says it before `on_start`.
@@ -46,7 +46,6 @@ class ContinualMethod:
     sees_tasks: bool = False
     observes: bool = False
     gives_tasks: bool = False
-    projects: ClassVar[bool] = False
     needs: Needs = "nothing"
     announced: bool = True
     seed: int = 0
@@ -93,7 +92,17 @@ class ContinualMethod:
         return None
 
     def gradient(self, algorithm: Algorithm) -> None:
-        """Change the gradients of the slow weights: add a penalty's, or project."""
+        """Add the gradient of a penalty to those of the slow weights, or change them in another way."""
+
+    def curvature(self, algorithm: Algorithm) -> Weights:
+        """The second derivatives of the quadratic whose gradient `gradient` adds, by the weights' names.
+
+        Under SGD the trainer uses them to make the quadratic's step implicit, see `implicit`.
+        """
+        return {}
+
+    def project(self, algorithm: Algorithm) -> None:
+        """Project the gradients of the slow weights, those of all penalties included."""
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         """The optimizer has made its step."""
@@ -138,3 +147,28 @@ def weigh(episodes: Episodes, weight: Tensor | float) -> Episodes:
     """The same tasks, the weights of their losses multiplied by ``weight``, (T,) or ()."""
     present = episodes.context.get("weight", episodes.query.x.new_ones(len(episodes)))
     return Episodes(episodes.support, episodes.query, episodes.context | {"weight": present * weight})
+
+
+@torch.no_grad()
+def implicit(algorithm: Algorithm, curvature: Weights, optimizer: torch.optim.SGD) -> None:
+    """Make SGD's step implicit in a quadratic whose gradient has already been added to the gradients.
+
+    An explicit step of rate η on a loss with gradient g and a quadratic ½ c (w − a)², w' = w − η (g + c (w − a)), diverges where
+    η c > 2. The implicit (proximal) step takes the quadratic's gradient at w' and is stable for every c. It solves
+    w' = w − η (g + c (w' − a)), so w' = (w + η c a − η g) / (1 + η c): the explicit step with its gradient divided by 1 + η c.
+    Both steps have the same fixed points.
+
+    Momentum then averages the divided gradients, and stays stable. Weight decay is part of g: SGD adds it itself, so it is
+    included before the division and subtracted again.
+
+    Args:
+        algorithm: the learner, whose gradients are changed.
+        curvature: c of each weight, by name.
+        optimizer: its rates (η) and weight decays.
+    """
+    of = {algorithm.get_parameter(name): c for name, c in curvature.items()}
+    for group in optimizer.param_groups:
+        rate, decay = group["lr"], group["weight_decay"]
+        for w in group["params"]:
+            if w in of and w.grad is not None:
+                w.grad.add_(w, alpha=decay).div_(1 + rate * of[w]).sub_(w, alpha=decay)

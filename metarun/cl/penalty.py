@@ -1,6 +1,6 @@
 """What the regularisation methods share: one quadratic around the past's weights, whatever the number of stages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,10 @@ Switch = bool | list[bool]
 
 class QuadraticPenalty(ContinualMethod):
     """Adds strength / 2 · Σ importance · (weight − anchor)² to the outer loss, by its gradient.
+
+    Under `torch.optim.SGD` the quadratic's step is implicit, so that no strength makes it diverge (see `implicit`). Other
+    optimizers get the plain gradient: the step of Adam is bounded by its rate, and published strengths assume it. The learner's
+    `gradient_scale` multiplies the gradient, but not the value that is logged.
 
     Weights of which each stage has its own (`per_stage`) are left out. A sum of such terms, one a stage, is again one:
     importances add up, and the anchor is their weighted mean (but for a constant). So memory and time do not grow with the
@@ -65,20 +69,26 @@ class QuadraticPenalty(ContinualMethod):
     @torch.no_grad()
     def penalty(self, algorithm: Algorithm) -> Tensor | None:
         """Strength / 2 · Σ importance · (weight − anchor)², (): but for a constant, the sum of the stages' terms."""
-        if not self.importance or not is_on(self.penalise, self.stage):
-            return None
-        held = [(name, w) for name, w in algorithm.named_parameters() if name in self.importance and w.requires_grad]
-        terms = [(self.importance[name] * (w - self.anchor[name]).square()).sum() for name, w in held]
+        terms = [(self.importance[name] * (w - self.anchor[name]).square()).sum() for name, w in self._held(algorithm)]
         return self.strength / 2 * torch.stack(terms).sum() if terms else None
 
     @torch.no_grad()
     def gradient(self, algorithm: Algorithm) -> None:
-        if not is_on(self.penalise, self.stage):
-            return
-        for name, weight in algorithm.named_parameters():
-            if name in self.importance and weight.requires_grad:
-                pull = self.importance[name] * (weight - self.anchor[name])
-                weight.grad = self.strength * pull if weight.grad is None else weight.grad.add_(pull, alpha=self.strength)
+        strength = self.strength * algorithm.gradient_scale
+        for name, weight in self._held(algorithm):
+            pull = self.importance[name] * (weight - self.anchor[name])
+            weight.grad = strength * pull if weight.grad is None else weight.grad.add_(pull, alpha=strength)
+
+    def curvature(self, algorithm: Algorithm) -> Weights:
+        strength = self.strength * algorithm.gradient_scale
+        return {name: strength * self.importance[name] for name, _ in self._held(algorithm)}
+
+    def _held(self, algorithm: Algorithm) -> Iterator[tuple[str, Tensor]]:
+        """The weights that the penalty acts on in this stage."""
+        if is_on(self.penalise, self.stage):
+            for name, weight in algorithm.named_parameters():
+                if name in self.importance and weight.requires_grad:
+                    yield name, weight
 
     def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float] | None:
         if not is_on(self.consolidate, self.stage):

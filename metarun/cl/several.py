@@ -13,17 +13,18 @@ from metarun.cl.method import ContinualMethod, Needs
 from metarun.config import ConfigError
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
+from metarun.model.network import Weights
 
 
 class Several(ContinualMethod):
-    """Methods that act together, in the order given, but that those which project gradients come last.
+    """Methods that act together, in the order given, but with those that project gradients last.
 
     Raises:
         ConfigError: two of the methods cannot be combined.
     """
 
     def __init__(self, methods: Sequence[ContinualMethod]) -> None:
-        self.methods = sorted(methods, key=lambda method: method.projects)
+        self.methods = sorted(methods, key=lambda method: type(method).project is not ContinualMethod.project)
         self.sources = [method for method in self.methods if method.gives_tasks]
         self.sees_tasks = any(method.sees_tasks for method in methods)
         self.observes = any(method.observes for method in methods)
@@ -75,6 +76,17 @@ class Several(ContinualMethod):
     def gradient(self, algorithm: Algorithm) -> None:
         for method in self.methods:
             method.gradient(algorithm)
+
+    def curvature(self, algorithm: Algorithm) -> Weights:
+        total: Weights = {}
+        for method in self.methods:
+            for name, c in method.curvature(algorithm).items():
+                total[name] = total[name] + c if name in total else c
+        return total
+
+    def project(self, algorithm: Algorithm) -> None:
+        for method in self.methods:
+            method.project(algorithm)
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         for method in self.methods:

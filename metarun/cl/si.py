@@ -57,8 +57,9 @@ class SI(QuadraticPenalty):
     @torch.no_grad()
     def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
         moved = {name: w - self.begin[name] for name, w in algorithm.named_parameters()}
-        # Twice: the paper's penalty has no half.
-        return {name: 2 * path.clamp(min=0) / (moved[name].square() + self.damping) for name, path in self.path.items()}
+        # Twice, as the paper's penalty has no half; the path is of gradients that are `gradient_scale` times the loss's.
+        twice = 2 / algorithm.gradient_scale
+        return {name: twice * path.clamp(min=0) / (moved[name].square() + self.damping) for name, path in self.path.items()}
 
     def remember(self, importance: Weights, weights: Weights) -> None:
         self.move_anchor(importance, weights)

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from metarun.algo.algorithm import Algorithm, task_scores, weighted
 from metarun.build import build
-from metarun.cl.method import ContinualMethod
+from metarun.cl.method import ContinualMethod, implicit
 from metarun.config import ConfigError, require
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
@@ -474,7 +474,7 @@ class _Job:
             loss = weighted(losses, own).mean()
             extra = self.method.loss(self.algorithm, episodes)
             if extra is not None:
-                extra.backward()
+                (extra * self.algorithm.gradient_scale).backward()
                 self.algorithm.write_statistics()
         parts = {"extra": extra, "penalty": self.method.penalty(self.algorithm)}
         bad = [(~losses.isfinite()).to(loss.dtype).mean()] if self.guard else []
@@ -486,6 +486,9 @@ class _Job:
         if self.guard:
             self.guard.judge(loss, bad[0] * (len(own) / share))
         self.method.gradient(self.algorithm)
+        if isinstance(self.optimizer, torch.optim.SGD):
+            implicit(self.algorithm, self.method.curvature(self.algorithm), self.optimizer)
+        self.method.project(self.algorithm)
         if self.trainer.clip_value is not None:
             clip_values(self.algorithm.parameters(), self.trainer.clip_value)
         if self.trainer.clip is not None:

@@ -40,6 +40,18 @@ def test_the_outer_gradient_is_the_way_back_from_where_training_ends(kind, optim
     assert losses.shape == (2,)
 
 
+def test_its_gradient_is_the_losss_times_the_gradient_scale():
+    """To the first order in the inner rate, where inner steps are plain gradient steps."""
+    tasks = regression(tasks=2)
+    algorithm = Reptile(LINE, mlp, 1e-7, inner_steps=3, inner_batch=None, inner_optimizer="sgd").double()
+    _, found = gradients_of(algorithm, tasks)
+    for name, w in algorithm.named_parameters():
+        weights = dict(algorithm.network.weights())
+        losses = [plain_loss(plain_mlp(weights, x), y) for x, y in zip(tasks.support.x, tasks.support.y, strict=True)]
+        (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), w)
+        torch.testing.assert_close(found[name], algorithm.gradient_scale * gradient, rtol=1e-5, atol=1e-12)
+
+
 def test_minibatches_go_through_the_support_set_before_they_repeat():
     algorithm = Reptile(LINE, mlp, 0.1, inner_batch=4)
     tasks = regression(tasks=2, shots=6)

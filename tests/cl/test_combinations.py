@@ -1,4 +1,7 @@
-"""Every continual-learning method with every learner of tasks: it trains through two stages, or one line says why it cannot."""
+"""Every continual-learning method with every learner of tasks: it trains through two stages, or one line says why it cannot.
+
+An update in each stage shows that the two go together; hundreds show that together they stay finite.
+"""
 
 import re
 from functools import cache, partial
@@ -23,6 +26,7 @@ METHODS = sorted(path.stem for path in (CONFIGS / "cl").glob("*.yaml"))
 LEARNERS = [*sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml")), "nearest algo.space=embedding"]
 SMALL = {"size": 4, "samples": 3, "inner_steps": 2, "test_steps": 1, "cg_steps": 1, "remembered": 2}
 """Keys of learners and methods that take time."""
+ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}
 BESIDE = "anil|cavia|finetune|mamlpp|metalearner|oml|metalstm|metasgd|nearest.*|relationnet|reptile|taskembed"
 REFUSED = {  # data, learner and method, in this order: why not
     r"sine (protonet|matchingnet|relationnet) .*": "but data=sine is regression",
@@ -66,15 +70,20 @@ def nothing_is_saved(monkeypatch):
     monkeypatch.setattr(checkpoint, "save", lambda path, content, previous=None: None)
 
 
-def train(name, algo, cl, path):
-    """An update in each of two stages → (outcome, learner)."""
+def refusal(name, algo, cl):
+    return next((why for what, why in REFUSED.items() if re.fullmatch(what, f"{name} {algo} {cl}")), None)
+
+
+def train(name, algo, cl, path, iterations=1, optimizer=ADAM):
+    """Updates in each of two stages, by the learner's own optimizer where none is given → (outcome, learner)."""
     data = sines() if name == "sine" else pictures()
     made, node = config(algo, "sine" if name == "sine" else "omniglot"), method_node(cl).copy()
     for of in (made.algo, node):
         of.update({key: value for key, value in SMALL.items() if key in of})
     torch.manual_seed(0)
-    adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
-    trainer = Trainer(0, iterations=1, tasks=2, optimizer=adam, test_tasks=2, val_tasks=2, tensorboard=False)
+    optimizer = optimizer or made.trainer.optimizer
+    few = {"tasks": 2, "test_tasks": 2, "val_tasks": 2, "validate_every": None, "tensorboard": False}
+    trainer = Trainer(0, iterations=iterations, optimizer=optimizer, **few)
     algorithm = build(made.algo, data.spec, partial(make_network, made.model, data.spec), key="algo")
     return trainer.fit(algorithm, data.stages(CPU), build_method(node), RunFolder(path), "tests"), algorithm
 
@@ -83,7 +92,7 @@ def train(name, algo, cl, path):
 @pytest.mark.parametrize("algo", LEARNERS)
 def test_it_trains_or_says_why_not(name, algo, tmp_path):
     for cl in METHODS:
-        why = next((why for what, why in REFUSED.items() if re.fullmatch(what, f"{name} {algo} {cl}")), None)
+        why = refusal(name, algo, cl)
         if why is not None:
             with pytest.raises(ConfigError, match=why):
                 train(name, algo, cl, tmp_path)
@@ -91,3 +100,22 @@ def test_it_trains_or_says_why_not(name, algo, tmp_path):
         outcome, algorithm = train(name, algo, cl, tmp_path)
         assert [len(row) for row in outcome.rows] == [2, 2, 2]
         assert all(bool(w.isfinite().all()) for w in algorithm.parameters()), cl
+
+
+def assert_stays_finite(name, algo, path, iterations):
+    for cl in METHODS:
+        if refusal(name, algo, cl) is None:
+            outcome, algorithm = train(name, algo, cl, path / cl, iterations, optimizer=None)
+            assert all(bool(w.isfinite().all()) for w in algorithm.parameters()), cl
+            assert all(score is not None for row in outcome.rows for score in row), cl
+
+
+def test_reptile_stays_finite_under_every_method(tmp_path):
+    assert_stays_finite("sine", "reptile", tmp_path, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "iterations"), [("sine", 150), ("pictures", 60)])
+@pytest.mark.parametrize("algo", LEARNERS)
+def test_it_stays_finite(name, iterations, algo, tmp_path):
+    assert_stays_finite(name, algo, tmp_path, iterations)

@@ -105,7 +105,7 @@ def test_agem_takes_out_what_points_against_the_memory():
             w.grad *= sign
         own = flat()
         torch.manual_seed(0)
-        agem.gradient(algorithm)
+        agem.project(algorithm)
         found = flat()
         torch.manual_seed(0)
         algorithm.zero_grad()

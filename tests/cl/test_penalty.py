@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun.cl.ewc import EWC
 from metarun.cl.l2 import L2
+from metarun.cl.method import implicit
 from metarun.cl.online_ewc import OnlineEWC
 from metarun.cl.penalty import is_on
 from metarun.cl.si import SI
@@ -50,6 +51,48 @@ def test_a_huge_strength_freezes(tmp_path):
     _, algorithm = train(tmp_path, data, Looking(strength=1e9), optimizer=sgd)
     for name, w in weights(algorithm).items():
         torch.testing.assert_close(w, kept[0][name], rtol=0, atol=1e-6)
+
+
+SGDS = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "decay": {"weight_decay": 0.01},
+}
+
+
+@pytest.mark.parametrize("sgd", SGDS)
+@pytest.mark.parametrize("name", ["ewc", "online_ewc", "l2", "mas", "si"])
+def test_no_strength_diverges_under_sgd(name, sgd, tmp_path):
+    data, optimizer = stream("domain"), {"_target_": "torch.optim.SGD", "lr": 0.5, **SGDS[sgd]}
+    outcome, algorithm = train(tmp_path, data, method(name, "cl.strength=1e10"), iterations=40, optimizer=optimizer)
+    assert all(float(w.detach().abs().max()) < 1e3 for w in algorithm.parameters())
+    assert all(score is not None for row in outcome.rows for score in row)
+
+
+@pytest.mark.parametrize(("scale", "decay"), [(1.0, 0.0), (0.1, 0.0), (1.0, 0.3)])
+def test_a_step_of_sgd_is_implicit(scale, decay):
+    """The new weights w' satisfy w' = w − rate · (gradient + decay · w + scale · strength · importance · (w' − anchor))."""
+    data = stream()
+    algorithm, stage = learner(data).double(), data.stages(CPU)[0]
+    algorithm.gradient_scale = scale
+    both = method("ewc", "+cl@cl.also.l2=l2", "cl.strength=50", "cl.also.l2.strength=4")
+    both.on_start(algorithm, [stage])
+    terms = {50.0: random_like(algorithm), 4.0: random_like(algorithm)}
+    anchor = random_like(algorithm)
+    for of, importance in zip(both.methods, terms.values(), strict=True):
+        of.remember(importance, anchor)
+    before, gradient = weights(algorithm), random_like(algorithm)
+    for name, w in algorithm.named_parameters():
+        w.grad = gradient[name].clone()
+    optimizer = torch.optim.SGD(algorithm.parameters(), lr=0.7, weight_decay=decay)
+    both.gradient(algorithm)
+    implicit(algorithm, both.curvature(algorithm), optimizer)
+    optimizer.step()
+    for name, w in algorithm.named_parameters():
+        pull = sum(strength * importance[name] for strength, importance in terms.items()) * (w.detach() - anchor[name])
+        step = gradient[name] + decay * before[name] + scale * pull
+        torch.testing.assert_close(w.detach(), before[name] - 0.7 * step)
 
 
 def test_the_merged_quadratic_is_the_sum_of_its_terms():

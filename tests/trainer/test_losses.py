@@ -91,6 +91,45 @@ def test_a_penalty_is_logged_and_part_of_the_loss(names, tmp_path, monkeypatch):
     assert lines[-1]["train/penalty"] > 0
 
 
+class Pulling(ContinualMethod):
+    """Adds the sum of all weights to the loss."""
+
+    sees_tasks = True
+
+    def loss(self, algorithm, episodes):
+        return torch.stack([w.sum() for w in algorithm.parameters()]).sum()
+
+
+def test_a_loss_of_the_methods_own_has_the_scale_of_the_learners_gradients(tmp_path, monkeypatch):
+    found = {}
+    for scale, of in ((1.0, ContinualMethod()), (1.0, Pulling()), (0.1, Pulling())):
+        data, name = stream("domain", stages=1), f"{type(of).__name__}-{scale}"
+        algorithm = learner(data)
+        algorithm.gradient_scale = scale
+        stages, keys = data.stages(torch.device("cpu")), {"iterations": 1, "monkeypatch": monkeypatch}
+        lines = trained(tmp_path / name, stages, algorithm, of, **keys)
+        found[name] = torch.cat([w.detach().flatten() for w in algorithm.parameters()]), lines
+    plain, whole, tenth = found.values()
+    torch.testing.assert_close(plain[0] - whole[0], torch.full_like(plain[0], 0.05), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(plain[0] - tenth[0], torch.full_like(plain[0], 0.005), rtol=1e-3, atol=1e-6)
+    assert whole[1][0]["train/extra"] == tenth[1][0]["train/extra"]  # the value itself
+
+
+def test_the_penalty_is_logged_without_the_scale(tmp_path, monkeypatch):
+    data = stream("domain")
+    algorithm, of = learner(data), method("l2", "cl.strength=7")
+    algorithm.gradient_scale = 0.01
+    expected = []
+
+    def twin(job):
+        moved = [(w.detach() - of.anchor[name]).square().sum() for name, w in algorithm.named_parameters() if of.anchor]
+        expected.append(3.5 * float(sum(moved)))
+
+    lines = trained(tmp_path, data.stages(torch.device("cpu"))[:2], algorithm, of, on_update=twin, monkeypatch=monkeypatch)
+    assert [line.get("train/penalty", 0.0) for line in lines] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert lines[-1]["train/penalty"] > 0
+
+
 def test_a_method_that_does_not_penalise_has_no_penalty(tmp_path, monkeypatch):
     data = stream("domain")
     of = method("ewc", "cl.penalise=[false,false,true]")
