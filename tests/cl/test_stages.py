@@ -13,6 +13,7 @@ from metarun.cl.joint import Mixture
 from metarun.cl.metrics import stream_metrics
 from metarun.config import ConfigError
 from metarun.data.mnist import MNIST
+from metarun.data.sine import Sine
 
 
 def test_progressive_networks_forget_nothing(tmp_path, monkeypatch):
@@ -133,8 +134,30 @@ def test_joint_training_sees_the_stages_it_says(stages, seen):
     assert int(torch.bincount(y)[seen].min()) > 600 / len(seen) * 0.7
 
 
+def joint_tasks(data, seed, stage, tasks=600):
+    joint = method("joint")
+    joint.seed = seed
+    joint.on_start(learner(stream()), data.stages(CPU))
+    return joint.source(stage).sample(torch.arange(tasks))
+
+
+def test_joint_training_draws_new_tasks_in_every_stage_and_the_same_when_asked_again():
+    sine = Sine(0, shots=3, queries=2, stages=3)
+    drawn = torch.cat([joint_tasks(sine, 0, stage).support.x.flatten(1) for stage in range(3)])
+    assert len(drawn.unique(dim=0)) == 1800
+    assert torch.equal(joint_tasks(sine, 0, 2).support.x.flatten(1), drawn[1200:])
+    classes = [joint_tasks(stream("class"), 0, stage).query.y.flatten() for stage in range(2)]
+    assert float((classes[0] == classes[1]).float().mean()) < 0.3  # at random: a sixth
+
+
+def test_joint_training_mixes_stages_by_the_seed():
+    data = stream("class")
+    zero, one = (joint_tasks(data, seed, 0).query.y.flatten() for seed in (0, 1))
+    assert float((zero == one).float().mean()) < 0.5  # which image a task has is the data's own draw, whose seed is one here
+
+
 def test_a_mixture_is_the_same_in_any_batching():
-    whole = Mixture([stage.train for stage in stream("task").stages(CPU)])
+    whole = Mixture([stage.train for stage in stream("task").stages(CPU)], key=5, first=2**40)
     batch = whole.sample(torch.arange(40))
     for i in (0, 17, 39):
         one = whole.sample(torch.tensor([i]))
