@@ -102,8 +102,8 @@ class Trainer:
         iterations: outer updates of each stage.
         tasks: tasks of an update (the meta-batch).
         optimizer: of the outer loop: a `_target_` with its arguments.
-        scheduler: of its learning rate, stepped every update: "linear" or "cosine" falls to 0 over all updates of the run; or a
-            `_target_` with its arguments; null: constant.
+        scheduler: of its learning rate, stepped every update and started anew in each stage: "linear" or "cosine" falls to 0 over the
+            updates of a stage (of an online stream: over all updates); or a `_target_` with its arguments; null: constant.
         clip: largest norm of the outer gradient; null: not clipped.
         clip_value: largest absolute value of each number in the outer gradient, which is clipped before its norm is; null: not
             clipped.
@@ -263,11 +263,8 @@ class _Job:
         parameters = list(algorithm.parameters())
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}
         self.optimizer = build({**fused, **trainer.optimizer}, parameters, key="trainer.optimizer")
-        schedule = trainer.scheduler
-        if isinstance(schedule, str):
-            name, over = FALLING[schedule]
-            schedule = {"_target_": f"torch.optim.lr_scheduler.{name}", over: max(self.total, 1)}
-        self.scheduler = schedule and build(schedule, self.optimizer, key="trainer.scheduler")
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._start_schedule()
         self.position = Position(order=list(range(len(stages))))
         self.best_states: list[dict[str, Tensor]] = []
         self.online: list[Tensor] = []
@@ -402,6 +399,8 @@ class _Job:
     def _begin(self, number: int) -> None:
         if number and self.trainer.reset_optimizer:
             self.optimizer.state.clear()
+        if number and self.rounds is None:  # a guessed boundary of an online stream is none of the schedule's
+            self._start_schedule()
         self._reseed("start")
         self.method.enter(number)
         self._grow(number)
@@ -410,6 +409,17 @@ class _Job:
             self.optimizer.state.pop(self.algorithm.get_parameter(name), None)
         self.position.best, self.best_states = [], []
         self.position.started += 1
+
+    def _start_schedule(self) -> None:
+        """Put the learning rates back to their first values, and let the schedule begin."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate
+        schedule = self.trainer.scheduler
+        if isinstance(schedule, str):
+            name, over = FALLING[schedule]
+            updates = self.iterations if self.rounds is None else self.total
+            schedule = {"_target_": f"torch.optim.lr_scheduler.{name}", over: max(updates, 1)}
+        self.scheduler = schedule and build(schedule, self.optimizer, key="trainer.scheduler")
 
     def _grow(self, number: int) -> None:
         """Let the method add parameters, which the optimizer then has, too."""

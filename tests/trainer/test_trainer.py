@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from shared_out import made
-from streams import learner, method, stream
+from streams import learner, method, stopped_and_resumed, stream
 
 from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError, RangeError
@@ -214,18 +214,47 @@ def test_an_update_is_clipped(tmp_path):
     assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize(("name", "rates"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("cosine", [1.0, 0.8535534, 0.5, 0.1464466])])
-def test_a_schedule_falls_to_zero_over_the_run(name, rates, tmp_path, monkeypatch):
-    seen = []
-    own = _Job._update
+@pytest.fixture
+def rates(monkeypatch):
+    """The outer rate of each update."""
+    seen, own = [], _Job._update
 
     def update(job):
         seen.append(job.optimizer.param_groups[0]["lr"])
         own(job)
 
     monkeypatch.setattr(_Job, "_update", update)
-    fit(tmp_path, iterations=4, scheduler=name, optimizer={"_target_": "torch.optim.SGD", "lr": 1.0})
-    assert seen == pytest.approx(rates)
+    return seen
+
+
+STEPS = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2, "gamma": 0.1}
+RATES = [
+    ("linear", [1.0, 0.75, 0.5, 0.25]),
+    ("cosine", [1.0, 0.8535534, 0.5, 0.1464466]),
+    (STEPS, [1.0, 1.0, 0.1, 0.1]),
+    (None, [1.0, 1.0, 1.0, 1.0]),
+]
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize(("schedule", "expected"), RATES)
+def test_a_schedule_is_that_of_each_stage(schedule, expected, stages, rates, tmp_path):
+    fit(tmp_path, stages=stream("domain", stages=stages).stages(CPU), iterations=4, scheduler=schedule, optimizer=SGD | {"lr": 1.0})
+    assert rates == pytest.approx(expected * stages)
+
+
+def test_a_resumed_run_goes_on_in_the_schedule_of_its_stage(rates, tmp_path, monkeypatch):
+    keys = {"iterations": 4, "scheduler": "linear", "optimizer": SGD | {"lr": 1.0}}
+    stopped_and_resumed(tmp_path, stream("domain"), "none", (), 5, monkeypatch, **keys)
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25] * 3)
+
+
+def test_a_schedule_of_an_online_stream_falls_once(rates, tmp_path):
+    """Whatever boundaries are guessed."""
+    keys = {"iterations": 20, "switch": 0.5, "detect": 0.01, "scheduler": "linear", "optimizer": SGD | {"lr": 1.0}}
+    outcome, _ = fit(tmp_path, stages=stream("domain", stages=2).stages(CPU), of=method("l2"), **keys)
+    assert outcome.boundaries
+    assert rates == pytest.approx([1 - i / 40 for i in range(40)])
 
 
 def test_progress_is_the_share_of_all_updates_made(tmp_path, monkeypatch):
