@@ -37,7 +37,7 @@ class Study:
         space: what is searched over.
         seed: of the sampler. Only a study of one worker that is not stopped tries the same values again.
         sampler: tpe or random.
-        pruning: median: stop a run whose validation is worse than the median of earlier runs at the same update; none.
+        pruning: median: stop a run of one stage whose validation is worse than the median of earlier runs at the same update; none.
     """
 
     def __init__(self, folder: Path, space: Sequence[Dimension], seed: int, sampler: str, pruning: str) -> None:
@@ -202,10 +202,12 @@ class Study:
             "contour": plots.plot_contour,
             "timeline": plots.plot_timeline,
         }
+        if len(self.space) < 2:
+            del kinds["contour"]
+        if not any(trial.intermediate_values for trial in self.trials()):
+            del kinds["curves"]
         written = []
         for name, plot in kinds.items():
-            if name == "contour" and len(self.space) < 2:
-                continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a plot is experimental, or that a value is missing
                 plot(self._study)
@@ -227,9 +229,14 @@ def error_of(validation: Mapping[str, Any] | None) -> float | None:
 
 
 def curve(metrics: Path) -> dict[int, float]:
-    """The validation error by outer update, from a run's metrics.jsonl as far as it is written."""
+    """The validation error by outer update, from a run's metrics.jsonl as far as it is written.
+
+    A run of several stages has none: it is judged on all stages after the last, and validated on the stage in training alone.
+    """
     found = {}
     for values in json_lines(metrics):
+        if any(key.startswith("stage/") for key in values):  # a row of R, the first of which is written before any update
+            return {}
         for key, sign in (("val/accuracy", -1), ("val/mse", 1)):
             if values.get(key) is not None:
                 found[int(values["step"])] = values[key] if sign > 0 else 1 - values[key]

@@ -102,8 +102,8 @@ class Trainer:
         iterations: outer updates of each stage.
         tasks: tasks of an update (the meta-batch).
         optimizer: of the outer loop: a `_target_` with its arguments.
-        scheduler: of its learning rate, stepped every update and started anew in each stage: "linear" or "cosine" falls to 0 over the
-            updates of a stage (of an online stream: over all updates); or a `_target_` with its arguments; null: constant.
+        scheduler: of its learning rate, stepped every update and started anew in each stage: "linear" or "cosine" falls to 0 over
+            the updates of a stage (of an online stream: over all updates); or a `_target_` with its arguments; null: constant.
         clip: largest norm of the outer gradient; null: not clipped.
         clip_value: largest absolute value of each number in the outer gradient, which is clipped before its norm is; null: not
             clipped.

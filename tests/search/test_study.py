@@ -51,7 +51,7 @@ def test_as_many_trials_as_asked_for_and_the_best_of_them(tmp_path):
     assert number == 5
     assert ours.best().value == min(t.value for t in ours.trials())
     assert ours.best_overrides() == [f"lr={ours.best().params['lr']:.4g}"]
-    assert {path.name for path in ours.draw()} == {"history.png", "slice.png", "curves.png", "timeline.png"}
+    assert {path.name for path in ours.draw()} == {"history.png", "slice.png", "timeline.png"}
     ours.close()
 
 
@@ -77,10 +77,26 @@ def test_a_run_worse_than_the_median_is_asked_to_stop(tmp_path):
     good = job(tmp_path, 8, status="running", lines=[{"step": 10, "val/mse": 0.5}])
     ours.follow(trial, good)
     assert not good.folder.stop.exists()
+    assert "curves.png" in {path.name for path in ours.draw()}
     ((trial, _),) = ours.ask(1, 9)
     bad = job(tmp_path, 9, status="running", lines=[{"step": 10, "val/mse": 2.0}])
     ours.follow(trial, bad)
     assert bad.folder.stop.exists()
+
+
+def test_a_run_of_several_stages_is_never_asked_to_stop(tmp_path):
+    """One that remembers may learn the stage in training more slowly, and that is all that validation sees."""
+    ours, row = study(tmp_path), {"step": 0, "stage/a": 2.0, "stage/b": 2.0}
+    for number in range(6):
+        ((trial, _),) = ours.ask(1, 9)
+        done = job(tmp_path, number, error=1.0, lines=[row, {"step": 10, "val/mse": 1.0}])
+        ours.follow(trial, done)
+        ours.tell(trial, done)
+    ((trial, _),) = ours.ask(1, 9)
+    bad = job(tmp_path, 9, status="running", lines=[row, {"step": 10, "val/mse": 2.0}])
+    ours.follow(trial, bad)
+    assert not bad.folder.stop.exists()
+    assert curve(bad.folder.metrics_path) == {}
 
 
 def test_a_killed_workers_trial_is_taken_up_with_its_values_and_a_living_ones_is_left(tmp_path):
