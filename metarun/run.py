@@ -215,11 +215,17 @@ def wants_stages(config: DictConfig, method: ContinualMethod) -> str | None:
 
 
 def check_stages(config: DictConfig, stages: list[Stage], data: Data, method: ContinualMethod) -> None:
-    """Refuse what works across stages on data that cannot be divided: it would run, and report something else.
+    """Refuse what would run and report something else: work across stages on data that cannot be divided, stages of one name.
 
     Raises:
-        ConfigError: the data have one stage and no key for more.
+        ConfigError: the data have one stage and no key for more; or two of their stages have one name.
     """
+    names = [stage.name for stage in stages]
+    for name in set(names):
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"data={data.spec.name}: {names.count(name)} stages are called {name}; scores are kept by their names"
+            )
     asked = wants_stages(config, method)
     if asked and len(stages) == 1 and "stages" not in config.data:
         raise ConfigError(

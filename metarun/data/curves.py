@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun.config import RangeError, require
-from metarun.data.source import Data, Split, Stage, TaskShape, TaskSource
+from metarun.data.source import Data, Split, Stage, TaskShape, TaskSource, numbered
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.rng import bits, derive, normal, uniform
 
@@ -67,7 +67,7 @@ class CurveData(Data):
             name = "".join(f"{key} {a:.2f}-{b:.2f}" for key, (a, b) in part.items()) or self.name
             sources = (self._source(split, i, part, device) for split in ("train", "val", "test"))
             made.append(Stage(name, *sources))
-        return made
+        return numbered(made)
 
     def _source(self, split: Split, stage: int, part: Mapping[str, Interval], device: torch.device) -> "CurveTasks":
         key = derive(self.seed, "tasks", split, stage)

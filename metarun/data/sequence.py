@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 from metarun.build import build
 from metarun.config import CONFIGS, ConfigError, nearest, require
 from metarun.data.images import ImageData
-from metarun.data.source import Data, Split, Stage, task_shapes
+from metarun.data.source import Data, Split, Stage, numbered, task_shapes
 from metarun.episodes import TaskSpec
+from metarun.rng import derive
 
 
 class Sequence(Data):
@@ -17,7 +18,7 @@ class Sequence(Data):
 
     Args:
         seed: of the tasks.
-        of: the data sets, by the names that `data=` knows.
+        of: the data sets, by the names that `data=` knows. One that comes again has the same classes and new tasks.
         options: keys of a data set's own, by its name: `data.options.omniglot.rotations=none`.
         root: of all of them; null: `METARUN_DATA`, else the user's data folder.
         size: side of an image, in pixels; other images are scaled, bilinear.
@@ -69,6 +70,9 @@ class Sequence(Data):
             made: ImageData = build(options_of, seed, key=f"data.options.{name}", kind=ImageData)
             made.bring((channels, size, size))
             self.sets.append(made)
+        self.again = [of[:place].count(name) for place, name in enumerate(of)]
+        """How many times each has come before; then it has other tasks of the same classes."""
+        self.redraw(seed)
         in_training = sum(data.spec.train_classes or 0 for data in self.sets)
         self.spec = TaskSpec("classification", (channels, size, size), ways, train_ways or ways, "sequence", in_training)
 
@@ -78,11 +82,11 @@ class Sequence(Data):
         for data in self.sets:
             made += data.stages(device, first)
             first += data.spec.train_classes or 0
-        return made
+        return numbered(made)
 
     def redraw(self, seed: int) -> None:
-        for data in self.sets:
-            data.redraw(seed)
+        for again, data in zip(self.again, self.sets, strict=True):
+            data.redraw(derive(seed, "again", again) if again else seed)
 
     def members(self, split: Split) -> dict[str, list[tuple[int, int]]]:
         found: dict[str, list[tuple[int, int]]] = {}

@@ -1,7 +1,8 @@
 """What every data set gives: sources of tasks, for training, validation and test, stage by stage."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -55,6 +56,16 @@ class Stage(NamedTuple):
     test: TaskSource
 
 
+def numbered(stages: Iterable[Stage]) -> list[Stage]:
+    """The same stages, each with a name of its own: those of one name are "omniglot", "omniglot #2", "omniglot #3", …."""
+    times, made = Counter[str](), []
+    for stage in stages:
+        times[stage.name] += 1
+        again = times[stage.name]
+        made.append(stage._replace(name=f"{stage.name} #{again}") if again > 1 else stage)
+    return made
+
+
 @dataclass(frozen=True)
 class TaskShape:
     """How large a task is: classes (None: regression), support examples and queries of each class."""
@@ -82,7 +93,7 @@ class Data(ABC):
 
     @abstractmethod
     def stages(self, device: torch.device) -> list[Stage]:
-        """The stages in their given order, one where the data is not divided; tensors lie on ``device``."""
+        """The stages in their given order, no two of one name; one where the data is not divided. Tensors lie on ``device``."""
 
     def redraw(self, seed: int) -> None:
         """Have `stages` draw other tasks from the same splits, stages and permutations, which the constructor made."""

@@ -1,18 +1,21 @@
 """Whole data sets as stages, at one size and number of channels."""
 
 import gzip
+import json
 import struct
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from metarun.cl.method import ContinualMethod
 from metarun.config import CONFIGS, ConfigError
 from metarun.data import mnist
 from metarun.data.images import to_shape
 from metarun.data.sequence import Sequence
-from metarun.run import run
+from metarun.run import check_stages, run
 
 CPU = torch.device("cpu")
 
@@ -47,13 +50,55 @@ def test_images_are_brought_to_one_shape():
 def test_stages_follow_one_another(root):
     data = Sequence(0, of=("mnist", "mnist"), root=root, size=20, channels=3, ways=3, queries=4)
     stages = data.stages(CPU)
-    assert [stage.name for stage in stages] == ["mnist", "mnist"]
+    assert [stage.name for stage in stages] == ["mnist", "mnist #2"]
     tasks = stages[0].train.sample(torch.arange(2))
     assert tasks.support.x.shape == (2, 3, 3, 20, 20)
     assert tasks.query.x.shape == (2, 12, 3, 20, 20)
     assert data.spec.input_shape == (3, 20, 20)
     again = data.stages(CPU)[0].train.sample(torch.arange(2))
     assert torch.equal(again.query.x, tasks.query.x)
+
+
+def test_a_data_set_that_comes_again_has_a_name_and_tasks_of_its_own(root, tmp_path):
+    options = {"mnist": {"stages": 2, "stage_by": "permutation"}}
+    stages = Sequence(0, of=("mnist", "mnist", "mnist"), options=options, root=root, ways=3, queries=4).stages(CPU)
+    names = ["permutation 1", "permutation 2"]
+    assert [stage.name for stage in stages] == [*names, *(f"{name} #{times}" for times in (2, 3) for name in names)]
+    for split in ("train", "test"):
+        tasks = [getattr(stages[number], split).sample(torch.arange(3)) for number in (1, 3)]
+        assert not torch.equal(tasks[0].support.x, tasks[1].support.x)
+        pixels = [task.support.x.mean((0, 1)) > 0 for task in tasks]  # the same permutation of them
+        assert torch.equal(*pixels)
+
+
+def test_other_tasks_of_a_data_set_that_comes_again(root):
+    data = Sequence(0, of=("mnist", "mnist"), root=root, ways=3, queries=4)
+    data.redraw(1)
+    tasks = [stage.test.sample(torch.arange(3)).support.x for stage in data.stages(CPU)]
+    assert not torch.equal(*tasks)
+
+
+def test_scores_of_a_data_set_that_comes_again_are_kept(root, tmp_path):
+    of = ["algo=protonet", "data=sequence", "data.of=[mnist,mnist]", f"data.root={root}", "data.channels=1", "data.ways=3"]
+    small = ["data.queries=4", "model.filters=2", "trainer.iterations=1", "trainer.tasks=1", "trainer.test_tasks=2"]
+    off = ["trainer.val_tasks=1", "trainer.order=easy_first", "trainer.figures=false", "trainer.tensorboard=false"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", [*of, *small, *off])
+    found = run(config, {"algo": "protonet", "data": "sequence", "model": "conv4", "cl": "none"}, tmp_path / "run")["continual"]
+    names = {"mnist", "mnist #2"}
+    assert set(found["stages"]) == names
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    row = next(line for line in lines if "stage/mnist" in line)
+    logged = {key.removeprefix("stage/"): value for key, value in row.items() if key.startswith("stage/")}
+    assert logged == dict(zip(found["stages"], found["R"][0], strict=True))
+    assert {key.removeprefix("order/") for line in lines for key in line if key.startswith("order/")} == names
+
+
+def test_stages_of_one_name_are_refused(root):
+    data = Sequence(0, of=("mnist",), root=root, ways=3, queries=4)
+    config = OmegaConf.create({"data": {"stages": 2}, "trainer": {"switch": None, "order": "given"}})
+    with pytest.raises(ConfigError, match=r"^data=sequence: 2 stages are called mnist; scores are kept by their names$"):
+        check_stages(config, data.stages(CPU) * 2, data, ContinualMethod())
 
 
 def test_options_of_a_data_sets_own(root):

@@ -45,6 +45,13 @@ def test_shots_of_training_and_test_may_differ():
     assert stage.test.sample(torch.arange(2)).support.x.shape == (2, 5, 1)
 
 
+def test_narrow_stages_have_names_of_their_own():
+    stages = Sine(0, phase=(1.0, 1.01), stages=3).stages(CPU)
+    assert [s.name for s in stages] == ["phase 1.00-1.00", "phase 1.00-1.01", "phase 1.01-1.01"]
+    stages = Sine(0, phase=(1.0, 1.004), stages=3).stages(CPU)
+    assert [s.name for s in stages] == ["phase 1.00-1.00", "phase 1.00-1.00 #2", "phase 1.00-1.00 #3"]
+
+
 def test_stages_divide_the_phases():
     stages = Sine(0, stages=4).stages(CPU)
     assert [s.name for s in stages] == ["phase 0.00-0.79", "phase 0.79-1.57", "phase 1.57-2.36", "phase 2.36-3.14"]
