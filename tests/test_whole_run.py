@@ -17,6 +17,7 @@ import torch
 from reference import descend, maml_loss, plain_loss, plain_mlp
 from torch import nn
 
+from metarun.data.provenance import digest
 from metarun.data.sine import Sine
 from metarun.rng import derive
 
@@ -153,7 +154,7 @@ def test_every_field(metarun):
     close(
         found,
         {
-            "schema": 1,
+            "schema": 2,
             "algo": "maml",
             "data": "sine",
             "cl": "none",
@@ -206,6 +207,7 @@ def test_every_field(metarun):
                 "ranks": 1,
             },
             "task_features": features(stage),
+            "tested": {"digest": digest([stage.test]), "classes": None, "train": {}, "overlap": None},
         },
     )
 
