@@ -87,18 +87,21 @@ class Learner:
             Labels (m,), or values (m,) or (m, d), as ``support_y`` is.
 
         Raises:
-            ConfigError: more classes than the learner has outputs, or inputs of another shape.
+            ConfigError: more classes than the learner has outputs, inputs of another shape, numbers that are not finite, or a
+                prediction that is not.
         """
         inputs, queries = self._inputs(support_x, "support_x"), self._inputs(x, "x")
         y = np.asarray(support_y)
         if len(y) != inputs.shape[1]:
             raise ConfigError(f"support_y: expected {inputs.shape[1]} of them, as many as support_x has, found {len(y)}")
         if self.spec.kind == "regression":
-            targets = torch.as_tensor(y, dtype=torch.float32).reshape(1, len(y), -1)
+            targets = _finite(torch.as_tensor(y, dtype=torch.float32), "support_y").reshape(1, len(y), -1)
             support = Examples(inputs, targets)
             unknown = Examples(queries, targets.new_zeros(1, queries.shape[1], targets.shape[-1]))
             values: NDArray[Any] = self._outputs(Episodes(support, unknown)).numpy()
             return values[:, 0] if y.ndim == 1 else values
+        if y.dtype.kind == "f":
+            _finite(torch.as_tensor(y), "support_y")
         classes, numbers = np.unique(y, return_inverse=True)
         order = np.argsort(numbers, kind="stable")  # class after class, as tasks are
         labels = torch.as_tensor(numbers[order]).unsqueeze(0)
@@ -114,13 +117,24 @@ class Learner:
         return found
 
     def _outputs(self, task: Episodes) -> torch.Tensor:
-        """Logits or values (m, outputs), the mean over the states that are tested together."""
+        """Logits or values (m, outputs), the mean over the states that are tested together.
+
+        Raises:
+            ConfigError: one is not finite.
+        """
         means = []
         with testing(self.algorithm):
             for state in self.states:
                 self.algorithm.load_state_dict(state)
                 means.append(self.algorithm.predictions(task, self.algorithm.steps, path=False)[-1, 0])
-        return torch.stack(means).mean(0)
+        found = torch.stack(means).mean(0)
+        failed = int((~found.isfinite().all(-1)).sum())
+        if failed:
+            raise ConfigError(
+                f"{failed} of {len(found)} predictions are not finite: the learner diverged on this support set;"
+                " check the scale of its inputs and targets"
+            )
+        return found
 
     def _inputs(self, values: ArrayLike, name: str) -> torch.Tensor:
         """(n, …) → (1, n, *input_shape) float32."""
@@ -132,7 +146,15 @@ class Learner:
             x = to_shape(x, shape)
         if tuple(x.shape[1:]) != tuple(shape):
             raise ConfigError(f"{name}: expected (n, {', '.join(map(str, shape))}), found {array.shape}")
-        return x.unsqueeze(0)
+        return _finite(x, name).unsqueeze(0)
+
+
+def _finite(values: torch.Tensor, name: str) -> torch.Tensor:
+    """``values``, the argument called ``name``, all of which must be finite."""
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        raise ConfigError(f"{name}: expected finite numbers, found {bad} of {values.numel()} that are NaN or infinite")
+    return values
 
 
 def evaluate(run: str | Path, overrides: Sequence[str]) -> str:

@@ -138,6 +138,43 @@ def test_curves_are_fitted(sine):
         learner.fit_predict(x, np.zeros(10), np.zeros((3, 2)))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(sine, images, bad):
+    x = np.linspace(-4, 4, 10)
+    spoiled = np.where(np.arange(10) == 3, bad, x)
+    curve, classifier = metarun.load(sine), metarun.load(images)
+    pictures = np.linspace(0, 1, 4 * 256).reshape(4, 16, 16)
+    holes = np.where(np.arange(4 * 256).reshape(4, 16, 16) < 2, bad, pictures)
+    for learner, support, labels, queries, line in (
+        (curve, spoiled, x, x, "support_x: expected finite numbers, found 1 of 10 that are NaN or infinite"),
+        (curve, x, spoiled, x, "support_y: expected finite numbers, found 1 of 10 that are NaN or infinite"),
+        (curve, x, x, spoiled, "x: expected finite numbers, found 1 of 10 that are NaN or infinite"),
+        (classifier, holes, [0, 0, 1, 1], pictures, "support_x: expected finite numbers, found 2 of 1024 that are NaN or infinite"),
+        (classifier, pictures, [0, 0, 1, 1], holes, "x: expected finite numbers, found 2 of 1024 that are NaN or infinite"),
+        (
+            classifier,
+            pictures,
+            [0, 0, 1, bad],
+            pictures,
+            "support_y: expected finite numbers, found 1 of 4 that are NaN or infinite",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            learner.fit_predict(support, labels, queries)
+        assert str(caught.value) == line
+
+
+def test_a_prediction_that_is_not_finite_is_no_answer(sine, images):
+    x = np.linspace(-4, 4, 10)
+    with pytest.raises(ConfigError, match=r"^10 of 10 predictions are not finite: the learner diverged on this support set"):
+        metarun.load(sine).fit_predict(x, 1e30 * x, x)
+    learner = metarun.load(images)
+    learner.states = [{name: torch.full_like(w, torch.nan) for name, w in state.items()} for state in learner.states]
+    pictures = np.linspace(0, 1, 4 * 256).reshape(4, 16, 16)
+    with pytest.raises(ConfigError, match=r"^4 of 4 predictions are not finite"):
+        learner.fit_predict(pictures, [0, 0, 1, 1], pictures)
+
+
 def test_images_are_classified_by_labels_of_any_kind(images):
     learner = metarun.load(images)
     support = np.full((6, 16, 16), 40, np.uint8)

@@ -264,7 +264,15 @@ def task_losses(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def task_scores(predictions: Tensor, y: Tensor) -> Tensor:
-    """What a test reports for each task, (…, T): accuracy for labels (T, n), mean squared error for targets (T, n, d)."""
+    """What a test reports for each task, (…, T): accuracy for labels (T, n), mean squared error for targets (T, n, d).
+
+    The score of a task is NaN if any of its predictions (…, T, n, outputs) is not finite.
+    """
     if y.is_floating_point():
         return (predictions - y).square().flatten(-2).mean(-1)
-    return (predictions.argmax(-1) == y).float().mean(-1)
+    return if_finite((predictions.argmax(-1) == y).float().mean(-1), predictions)
+
+
+def if_finite(scores: Tensor, predictions: Tensor) -> Tensor:
+    """``scores`` (…, T), NaN for the tasks with a prediction (…, T, n, outputs) that is not finite: its argmax means nothing."""
+    return scores.masked_fill(~predictions.isfinite().flatten(-2).all(-1), torch.nan)

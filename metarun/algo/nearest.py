@@ -53,9 +53,13 @@ class Nearest(Algorithm):
         distances = squared_distances(points, state.points)
         if state.support.ways is None:
             nearest = distances.argmin(-1, keepdim=True).expand(-1, -1, state.support.y.shape[-1])
-            return state.support.y.gather(1, nearest)
-        # The distance to a class is that to the nearest of its examples.
-        among = [distances.masked_fill((state.support.y != c).unsqueeze(1), torch.inf).amin(-1) for c in range(state.support.ways)]
+            # Where a distance is not finite, the argmin is no neighbour.
+            known = distances.isfinite().all(-1, keepdim=True)
+            return state.support.y.gather(1, nearest).masked_fill(~known, torch.nan)
+        # The distance to a class is that to the nearest of its examples. A class without any is further than all others, but not
+        # infinitely far: a prediction that is not finite counts as failed.
+        far = torch.finfo(distances.dtype).max
+        among = [distances.masked_fill((state.support.y != c).unsqueeze(1), far).amin(-1) for c in range(state.support.ways)]
         return -torch.stack(among, -1)
 
     def indivisible(self) -> str | None:

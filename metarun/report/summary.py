@@ -47,7 +47,8 @@ def describe(results: Mapping[str, Any]) -> str:
         ]
         if found.get("online"):
             seen = found["online"]
-            said = f"online {metric} {seen[metric]:.4g} over {seen['rounds']:,} rounds with {seen['switches']} switches of stage"
+            mean = "not finite" if seen[metric] is None else f"{seen[metric]:.4g}"
+            said = f"online {metric} {mean} over {seen['rounds']:,} rounds with {seen['switches']} switches of stage"
             guessed = len(seen["boundaries"])
             lines.append(said + f", {guessed} boundaries guessed" * bool(guessed))
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""

@@ -1,5 +1,6 @@
 """A stream whose stages change unannounced: which stage each round is of, and boundaries guessed from jumps of the loss."""
 
+import math
 from typing import Any
 
 import torch
@@ -49,9 +50,12 @@ class Jumps:
         self.rounds, self.mean, self.variance = 0, 0.0, 0.0
 
     def found(self, round_: int, loss: float) -> Stage | None:
-        """The stage that has ended, if ``loss``, that of the tasks of round ``round_``, has jumped."""
+        """The stage that has ended, if ``loss``, that of the tasks of round ``round_``, has jumped.
+
+        A loss that is not finite is no boundary, and does not enter the running mean.
+        """
         excess = loss - self.mean
-        if self.rounds < WARMING or excess <= self.threshold * self.variance**0.5:
+        if not math.isfinite(loss) or self.rounds < WARMING or excess <= self.threshold * self.variance**0.5:
             return None
         past = Remembered(self.memory)
         self.steps.append(round_)
@@ -61,6 +65,8 @@ class Jumps:
     def observe(self, episodes: Episodes, loss: float) -> None:
         """Take the round's tasks and its loss for those of the present stage."""
         self.memory.offer(episodes, REMEMBERED)
+        if not math.isfinite(loss):
+            return
         self.rounds += 1
         share = max(1 - DECAY, 1 / self.rounds)
         excess = loss - self.mean

@@ -158,6 +158,26 @@ def test_losses_and_scores_by_hand():
     assert masked(logits, regression(tasks=2)) is logits
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_task_with_a_prediction_that_is_not_finite_has_no_score(bad):
+    """Whatever the label: the argmax of NaN is class 0, and a test whose labels begin with it would call that right."""
+    logits = torch.zeros(2, 3, 4, 5)  # looks, tasks, queries, outputs
+    logits[..., 0] = 1.0
+    logits[1, 2, 3, 1] = bad
+    y = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
+    scores = task_scores(logits, y)
+    assert scores[0].tolist() == [1.0, 0.5, 1.0]
+    assert scores[1, :2].tolist() == [1.0, 0.5]
+    assert scores[1, 2].isnan()
+    assert task_scores(torch.full((1, 4, 15, 5), bad), torch.zeros(4, 15, dtype=torch.int64)).isnan().all()
+
+
+def test_outputs_that_are_not_active_leave_a_score():
+    active = torch.tensor([[True, False, True]])
+    tasks = Episodes(regression(tasks=1).support, regression(tasks=1).query, {"active": active})
+    assert task_scores(masked(torch.zeros(1, 2, 3), tasks), torch.tensor([[0, 1]])).tolist() == [0.5]
+
+
 def test_the_mode_is_put_back():
     for mode in (True, False):
         algorithm = Mean().train(mode)

@@ -13,7 +13,7 @@ from metarun.algo.nearest import Nearest
 from metarun.algo.oracle import Oracle
 from metarun.config import ConfigError
 from metarun.data.sine import Sine
-from metarun.episodes import Episodes
+from metarun.episodes import Episodes, Examples
 from metarun.model.mlp import MLP
 
 KNOWN = replace(PICTURES, train_classes=7)
@@ -112,6 +112,24 @@ def test_nearest_neighbour_on_regression_takes_its_target():
     for t in range(2):
         for q, x in enumerate(tasks.query.x[t]):
             assert found[t, q] == tasks.support.y[t][(tasks.support.x[t] - x).abs().argmin()]
+
+
+def test_a_class_without_an_example_is_nobodys_neighbour_and_predictions_stay_finite():
+    algorithm = Nearest(KNOWN, conv).double().eval()
+    tasks = images(tasks=1)
+    present = tasks.support.y[0] != 1
+    found = algorithm.predict(algorithm.adapt(Examples(tasks.support.x[:, present], tasks.support.y[:, present], 3)), tasks.query.x)
+    assert found.isfinite().all()
+    assert 1 not in found.argmax(-1)
+
+
+def test_an_embedding_that_is_not_finite_has_no_nearest_target():
+    algorithm = Nearest(LINE, mlp).eval()
+    tasks = regression(tasks=2, dtype=torch.float32)
+    tasks.support.x[0, 0] = torch.nan
+    found = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
+    assert found[0].isnan().all()
+    assert found[1].isfinite().all()
 
 
 def test_the_oracle_is_told_the_task():

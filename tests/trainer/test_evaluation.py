@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small import LINE, mlp
+from small import LINE, PICTURES, conv, images, mlp
 
 from metarun.algo.maml import MAML
 from metarun.algo.metalstm import MetaLSTM
@@ -32,6 +32,22 @@ def test_tasks_that_are_not_finite_are_counted_not_dropped():
     assert found["n_nonfinite"] == 2
     assert found["median"] == 3.0
     assert summary(np.array([np.nan, np.nan, 1.0]))["median"] is None
+
+
+def test_an_inner_loop_that_diverges_on_images_is_no_chance_result():
+    data = images(tasks=3, dtype=torch.float32)
+
+    class Source:
+        count = 3
+
+        def sample(self, ids):
+            return data.pick(ids)
+
+    scores = evaluate(MAML(PICTURES, conv, 1e30, test_steps=3), Source(), 3)
+    assert np.isfinite(scores[0]).all()
+    assert np.isnan(scores[-1]).all()
+    assert summary(scores[-1])["n_nonfinite"] == 3
+    assert summary(scores[-1])["mean"] is None
 
 
 def test_one_task_has_no_interval():

@@ -146,6 +146,17 @@ def test_a_boundary_needs_twenty_rounds_since_the_last():
     assert jumps.found(20, 1.1).name == "before round 21"
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_no_boundary_and_leaves_the_mean_alone(bad):
+    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
+    for number in range(25):
+        jumps.observe(tasks.sample(torch.arange(1)), 1.0)
+        assert jumps.found(number, bad) is None
+    jumps.observe(tasks.sample(torch.arange(1)), bad)
+    assert (jumps.rounds, jumps.mean, jumps.variance, len(jumps.memory)) == (25, 1.0, 0.0, 26)
+    assert jumps.found(25, 1.1).name == "before round 26"
+
+
 def test_an_empty_memory_stands_for_no_stage():
     with pytest.raises(ValueError, match=r"^the memory is empty$"):
         online.Remembered(Memory())

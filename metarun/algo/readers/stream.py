@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algo.algorithm import BatchNormMode, task_losses
+from metarun.algo.algorithm import BatchNormMode, if_finite, task_losses
 from metarun.algo.metalearner import Reader, in_order
 from metarun.algo.protonet import class_means, squared_distances
 from metarun.config import require
@@ -131,10 +131,12 @@ class StreamReader(Reader):
             norm = Norm(of_support.seen)
         else:
             norm = self.norm(query=True)
-        right = self.stream(self.embed(both.x, norm), labels).argmax(-1) == both.y
+        logits = self.stream(self.embed(both.x, norm), labels)
+        right = logits.argmax(-1) == both.y
         number = (labels.cumsum(1) * labels).sum(-1) - 1  # how often its class has been shown before
         at = F.one_hot(number.long(), both.y.shape[1] // support.ways).to(labels.dtype)
-        return {"by_presentation": (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1) / support.ways}
+        accuracies = (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1) / support.ways
+        return {"by_presentation": if_finite(accuracies.mT, logits).mT}
 
 
 def shift(labels: Tensor) -> Tensor:

@@ -167,3 +167,13 @@ def test_accuracy_by_presentation(monkeypatch):
             seen[label] += 1
         assert seen == [3, 3, 3]
         assert found[t].tolist() == pytest.approx([r / 3 for r in right])
+
+
+def test_accuracy_by_presentation_of_a_task_that_is_not_finite(monkeypatch):
+    algorithm = LSTM(PICTURES, conv).double().eval()
+    logits = torch.zeros(2, 9, 3)
+    logits[1, 4, 2] = torch.nan
+    monkeypatch.setattr(algorithm, "stream", lambda features, labels: logits)
+    found = algorithm.probe(images(tasks=2, ways=3, shots=1, queries=2))["by_presentation"]
+    assert found[0].isfinite().all()
+    assert found[1].isnan().all()
