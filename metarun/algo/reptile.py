@@ -85,20 +85,26 @@ class Reptile(GradientLearner):
         return Adam(self.inner_lr, self.beta1, seconds=(seconds, self.get_buffer("count")))
 
     def batches(self, support: Examples, steps: int) -> Sequence[Examples]:
-        size, count = self.inner_batch if self.training else self.test_batch, support.x.shape[1]
+        return taken(support, self.minibatches(support.x.shape[1], steps))
+
+    def minibatches(self, count: int, steps: int) -> Sequence[Tensor | None]:
+        """The numbers of the support examples, of ``count``, that each inner step takes, drawn anew; None: all."""
+        size = self.inner_batch if self.training else self.test_batch
         if size is None or size >= count:
-            return [support] * steps
+            return [None] * steps
         # A test draws the same whenever it is made; in training torch's own generator is a function of the update.
         generator = None if self.training else torch.Generator().manual_seed(0)
         shuffles = [torch.randperm(count, generator=generator) for _ in range(-(-steps * size // count))]
-        order = torch.cat(shuffles)[: steps * size].to(support.x.device, non_blocking=True)
-        return [Examples(support.x[:, part], support.y[:, part], support.ways) for part in order.split(size)]
+        order = torch.cat(shuffles)[: steps * size]
+        return list(order.split(size))
 
     @torch.no_grad()
     def backward(self, episodes: Episodes) -> Tensor:
         losses, seconds = [], []
+        # Drawn once an update: the gradient must not depend on how many tasks are taken at once.
+        minibatches = self.minibatches(episodes.support.x.shape[1], self.inner_steps)
         for part in episodes.split(self.chunk(episodes)):
-            end = self.end(part.support)
+            end = self.end(part.support, batches=taken(part.support, minibatches))
             losses.append(task_losses(self.predict(self.with_statistics(end), part.query.x), part.query.y))
             for name, w in self.network.weights().items():
                 away = weighted(w - end.weights[name], part).sum(0) / len(episodes)
@@ -120,3 +126,10 @@ class Reptile(GradientLearner):
             return super().predict(state, x)
         passes = [self.network(state.weights, torch.cat([state.support.x, query], 1))[:, -1:] for query in x.split(1, 1)]
         return torch.cat(passes, 1)
+
+
+def taken(support: Examples, minibatches: Sequence[Tensor | None]) -> list[Examples]:
+    """The support examples with the numbers of each minibatch; None: all."""
+    x, y, ways = support
+    places = [None if numbers is None else numbers.to(x.device, non_blocking=True) for numbers in minibatches]
+    return [support if place is None else Examples(x[:, place], y[:, place], ways) for place in places]

@@ -83,6 +83,23 @@ def test_chunks_change_nothing_and_moments_are_carried():
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("chunk", [1, 2, 3, None])
+def test_all_tasks_of_an_update_take_the_same_minibatches_whatever_the_chunk(optimizer, chunk):
+    tasks = images(tasks=5, shots=4)
+    whole = Reptile(PICTURES, conv, 0.1, inner_steps=5, inner_batch=5, inner_optimizer=optimizer).double()
+    whole.task_chunk = 5
+    parts = Reptile(PICTURES, conv, 0.1, inner_steps=5, inner_batch=5, inner_optimizer=optimizer).double()
+    parts.load_state_dict(whole.state_dict())
+    parts.task_chunk = chunk
+    found = []
+    for learner in (whole, parts):
+        torch.manual_seed(5)
+        found.append(gradients_of(learner, tasks))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=1e-9, atol=1e-11)
+
+
 def test_without_transduction_a_query_is_normalised_with_the_support_set_alone():
     tasks = images(tasks=2)
     algorithm = Reptile(PICTURES, conv, 0.1, batch_norm="one_query").double().eval()
