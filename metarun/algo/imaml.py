@@ -10,6 +10,7 @@ from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights
+from metarun.model.norm import Norm
 
 
 class IMAML(GradientLearner):
@@ -58,10 +59,10 @@ class IMAML(GradientLearner):
     def rule(self) -> Rule:
         return Descent(self.inner_lr)
 
-    def support_losses(self, step: int, weights: Weights, support: Examples) -> Tensor:
+    def support_losses(self, step: int, weights: Weights, support: Examples, norm: Norm) -> Tensor:
         start = self.network.weights()
         away = sum((w - start[name].detach()).square().flatten(1).sum(1) for name, w in weights.items())
-        return super().support_losses(step, weights, support) + self.proximal / 2 * away
+        return super().support_losses(step, weights, support, norm) + self.proximal / 2 * away
 
     def backward(self, episodes: Episodes) -> Tensor:
         losses = []
@@ -82,7 +83,7 @@ class IMAML(GradientLearner):
         state = self.with_statistics(end._replace(weights=fast))
         losses = task_losses(self.predict(state, episodes.query.x), episodes.query.y)
         query = torch.autograd.grad(losses.sum(), list(fast.values()))
-        support = super().support_losses(self.inner_steps, fast, episodes.support)
+        support = super().support_losses(self.inner_steps, fast, episodes.support, self.norm(query=False))
         slope = torch.autograd.grad(support.sum(), list(fast.values()), create_graph=True)
 
         def system(v: list[Tensor]) -> list[Tensor]:

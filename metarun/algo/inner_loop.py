@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -207,7 +207,12 @@ class GradientLearner(Algorithm):
             set at the adapted weights), or "running".
         recompute: see `inner_loop`.
         task_chunk: see `Algorithm`.
+
+    Attributes:
+        records_support: whether passes over support sets in training move the running statistics, as those over queries do.
     """
+
+    records_support: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -242,9 +247,8 @@ class GradientLearner(Algorithm):
         """Outputs (T, n, outputs) for ``x`` of T tasks with ``weights`` at inner step ``step``."""
         return self.network(weights, x, norm)
 
-    def support_losses(self, step: int, weights: Weights, support: Examples) -> Tensor:
+    def support_losses(self, step: int, weights: Weights, support: Examples, norm: Norm) -> Tensor:
         """What inner step ``step`` descends, (T,)."""
-        norm = self.norm(query=False, statistics=self.statistics(step))
         return task_losses(self.forward_task(step, weights, support.x, norm), support.y)
 
     def statistics(self, step: int) -> RunningStatistics:
@@ -282,8 +286,14 @@ class GradientLearner(Algorithm):
         """Each task after 0, 1, … ``steps`` inner steps (None: as in training) on ``batches`` (None: those of `batches`)."""
         steps = self.inner_steps if steps is None else steps
         batches = self.batches(support, steps) if batches is None else batches
+        norms: dict[int, Norm] = {}
+
+        def losses(step: int, weights: Weights) -> Tensor:
+            norms[step] = self.norm(query=False, record=self.records_support, statistics=self.statistics(step))
+            return self.support_losses(step, weights, batches[step], norms[step])
+
         path = inner_loop(
-            lambda step, weights: self.support_losses(step, weights, batches[step]),
+            losses,
             self.initial(support),
             support.x.shape[0],
             self.rule(),
@@ -293,6 +303,8 @@ class GradientLearner(Algorithm):
             recompute=self.recompute,
         )
         for number, (weights, carried) in enumerate(path):
+            if number:  # here and not in the step itself, which `recompute` takes twice
+                self.observe(norms[number - 1], self.statistics(number - 1))
             yield Adapted(weights, None, number, support, carried)
 
     def with_statistics(self, state: Adapted) -> Adapted:

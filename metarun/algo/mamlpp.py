@@ -18,7 +18,8 @@ class MAMLpp(GradientLearner):
       ``multi_step`` of training the weight moves to the last step, which then counts alone.
     - Learned rates: one a tensor of weights and inner step.
     - Batch norms: each step has its own scale and shift, which do not adapt in the inner loop, and under "running" its own
-      running statistics.
+      running statistics. Those of step k are moved by every training pass at step k: over the support set before the update of
+      the weights, and over the queries after it where these are scored.
     - Derivative-order annealing: the first order until ``first_order_until`` of training is done (0: never, as in the code).
 
     The cosine schedule of the outer rate is `trainer.scheduler`, the mean of the five best checkpoints' predictions
@@ -38,6 +39,8 @@ class MAMLpp(GradientLearner):
         recompute: compute inner steps twice and keep one step's activations at a time.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
     """
+
+    records_support = True  # a step before the last has no query pass once the last counts alone
 
     def __init__(
         self,

@@ -65,6 +65,42 @@ def test_running_statistics_of_each_step():
     torch.testing.assert_close(path[:, :, :1], alone)
 
 
+@pytest.mark.parametrize("keys", [{}, {"recompute": True}, {"task_chunk": 2}])
+@pytest.mark.parametrize("multi_step", [0.0, 1.0])
+def test_running_statistics_of_a_step_move_with_every_pass_at_it(multi_step, keys):
+    """Step k: the support set before update k, and the queries after it where they are scored; a tenth towards their mean."""
+    algorithm = learner(batch_norm="running", multi_step=multi_step, **keys)
+    tasks = images(tasks=3)
+    leaves = copies(algorithm)
+    weights = {name: w for name, w in part(leaves, "network.").items() if not name.startswith("norms")}
+    rates = dict(zip(weights, part(leaves, "rates.rates.").values(), strict=True))
+    own = dict(zip(algorithm.own_names, part(leaves, "own.").values(), strict=True))
+    seen = [[] for _ in range(STEPS)]
+    for t in range(3):
+
+        def passed(step, w, x):
+            out, moments = plain_conv4(w | {n: v[step] for n, v in own.items()}, x)
+            count = [len(x) * (16 // 2**layer) ** 2 for layer in range(4)]
+            seen[step].append([(mean, var * n / (n - 1)) for (mean, var), n in zip(moments, count, strict=True)])
+            return out
+
+        path = descend(
+            lambda step, w, t=t: plain_loss(passed(step, w, tasks.support.x[t]), tasks.support.y[t]),
+            weights,
+            lambda step, n: rates[n][step],
+            STEPS,
+        )
+        for step in range(STEPS):
+            if multi_step or step == STEPS - 1:
+                passed(step, path[step + 1], tasks.query.x[t])
+    algorithm.backward(tasks)
+    for step, of_step in enumerate(algorithm.step_statistics):
+        for layer, (mean, var) in enumerate(of_step.values().values()):
+            means, variances = (torch.stack([moments[layer][i] for moments in seen[step]]) for i in (0, 1))
+            torch.testing.assert_close(mean, 0.1 * means.mean(0).detach())
+            torch.testing.assert_close(var, 0.9 + 0.1 * variances.mean(0).detach())
+
+
 def test_first_order_at_first():
     algorithm = learner(first_order_until=0.5, multi_step=0.0)
     tasks = images()
