@@ -21,7 +21,9 @@ class IMAML(GradientLearner):
     system is solved for all tasks at once by conjugate gradient on Hessian-vector products.
 
     Where the support loss is not convex at φ, I + H / proximal may be indefinite; ``damping`` adds to its diagonal, as in the
-    released code (github.com/aravindr93/imaml_dev, 1.0 there).
+    released code (github.com/aravindr93/imaml_dev, 1.0 there). Conjugate gradient stops at the first direction of a curvature that
+    is not positive; a task whose query gradient is such a direction contributes that gradient, to the first order. (The released
+    code does not look at the curvature.)
 
     Args:
         inner_lr: rate of the inner steps, on the mean support loss.
@@ -95,18 +97,23 @@ class IMAML(GradientLearner):
 
 
 def conjugate_gradient(system: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], steps: int) -> list[Tensor]:
-    """Solve ``system(x)`` = ``b`` for T symmetric positive definite systems at once, each tensor with the task axis first.
+    """Solve ``system(x)`` = ``b`` for T symmetric systems at once by truncated conjugate gradient; the task axis comes first.
 
-    A task that is solved to rounding, or whose system shows itself as indefinite, stays where it is.
+    A task stops for good when it is solved to rounding, or at the first direction d along which its system is not positive
+    definite, dᵀ system(d) ≤ 0, and keeps the solution found until then. If that is the first direction, which is ``b``, the
+    solution is ``b`` itself, as in truncated Newton methods (Nocedal and Wright, Numerical Optimization, Algorithm 7.1).
     """
     x = [torch.zeros_like(part) for part in b]
     residual, direction = list(b), list(b)
     rest = _dot(residual, residual)
     solved = torch.finfo(rest.dtype).eps ** 2 * rest
-    for _ in range(steps):
+    going = torch.ones_like(rest, dtype=torch.bool)
+    for step in range(steps):
         pushed = system(direction)
         curvature = _dot(direction, pushed)
-        going = (curvature > 0) & (rest > solved)
+        if step == 0:
+            x = [_along(a, (curvature <= 0).to(rest.dtype), part) for a, part in zip(x, b, strict=True)]
+        going = going & (curvature > 0) & (rest > solved)
         length = torch.where(going, rest / curvature.where(going, torch.ones_like(rest)), 0.0)
         x = [_along(a, length, d) for a, d in zip(x, direction, strict=True)]
         residual = [_along(r, -length, p) for r, p in zip(residual, pushed, strict=True)]

@@ -65,10 +65,38 @@ def test_conjugate_gradient_solves_a_system_a_task():
     torch.testing.assert_close(torch.cat([p.flatten(1) for p in found], 1), torch.linalg.solve(matrices, right))
 
 
-def test_an_indefinite_system_stays_at_the_last_good_solution():
-    signs = torch.tensor([[2.0, 2.0], [-1.0, -1.0]])
-    (found,) = conjugate_gradient(lambda parts: [signs * parts[0]], [torch.ones(2, 2)], 5)
-    torch.testing.assert_close(found, torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
+def test_a_first_direction_of_negative_curvature_is_the_first_order_gradient():
+    signs = torch.tensor([[2.0, 2.0], [-1.0, -1.0], [0.0, 0.0]])
+    (found,) = conjugate_gradient(lambda parts: [signs * parts[0]], [torch.ones(3, 2)], 5)
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.5], [1.0, 1.0], [1.0, 1.0]]))
+
+
+def plain_conjugate_gradient(matrix, b, steps):
+    """Of one system, stopping where the textbook's does."""
+    x, residual, direction = torch.zeros_like(b), b, b
+    for step in range(steps):
+        curvature = direction @ matrix @ direction
+        if curvature <= 0:
+            return b if step == 0 else x
+        length = residual @ residual / curvature
+        x, before = x + length * direction, residual
+        residual = residual - length * matrix @ direction
+        direction = residual + residual @ residual / (before @ before) * direction
+    return x
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_a_task_stops_for_good_where_its_system_is_indefinite(steps):
+    """By hand: diag(1, -0.5, 2) and (1, 1.2, 0.3) have curvature 0.46 and then -1.05, so the solution stays at rest/0.46 · b."""
+    diagonal, b = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64), torch.tensor([1.0, 1.2, 0.3], dtype=torch.float64)
+    matrices = torch.randn(30, 3, 3, dtype=torch.float64)
+    matrices = torch.cat([torch.diag(diagonal)[None], matrices + matrices.mT])
+    right = torch.cat([b[None], torch.randn(30, 3, dtype=torch.float64)])
+    (found,) = conjugate_gradient(lambda parts: [torch.einsum("tij,tj->ti", matrices, parts[0])], [right], steps)
+    torch.testing.assert_close(found[0], 2.53 / 0.46 * b)
+    for x, matrix, b in zip(found, matrices, right, strict=True):
+        expected = plain_conjugate_gradient(matrix, b, min(steps, 3))  # three unknowns are solved in three steps
+        torch.testing.assert_close(x, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_memory_does_not_grow_with_inner_steps():
