@@ -147,8 +147,10 @@ def inner_loop(
     fixed = {name: w for name, w in weights.items() if name in frozen}
     fast = {name: per_task(w, tasks) for name, w in weights.items() if name not in frozen}
     carried = rule.start(fast)
+    # Those that are functions of the slow weights: a recomputed step's gradient may not go further back than its arguments.
+    made = {name: w for name, w in fixed.items() if w.requires_grad and not w.is_leaf}
 
-    def one_step(step: int, fast: Weights, carried: Weights) -> tuple[Weights, Weights]:
+    def one_step(step: int, fast: Weights, carried: Weights, fixed: Weights = fixed) -> tuple[Weights, Weights]:
         training = torch.is_grad_enabled()
         with torch.enable_grad():
             fast = {name: w if training and w.requires_grad else w.detach().requires_grad_() for name, w in fast.items()}
@@ -159,7 +161,8 @@ def inner_loop(
 
     def recomputed_step(step: int, fast: Weights, carried: Weights) -> tuple[Weights, Weights]:
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-            moved, kept = one_step(step, *unflat(tensors))
+            given, rest = dict(zip(made, tensors, strict=False)), tensors[len(made) :]
+            moved, kept = one_step(step, *unflat(rest), fixed | given)
             return *moved.values(), *kept.values()
 
         def unflat(tensors: tuple[Tensor, ...]) -> tuple[Weights, Weights]:
@@ -167,7 +170,7 @@ def inner_loop(
 
         fast = {name: w if w.requires_grad else w.detach().requires_grad_() for name, w in fast.items()}
         # The reentrant form alone: the other one's saved tensors would be unpacked by the inner gradient already.
-        return unflat(checkpoint(flat, *fast.values(), *carried.values(), use_reentrant=True))
+        return unflat(checkpoint(flat, *made.values(), *fast.values(), *carried.values(), use_reentrant=True))
 
     yield fixed | fast, carried
     for step in range(steps):

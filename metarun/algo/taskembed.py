@@ -42,7 +42,8 @@ class TaskEmbed(GradientLearner):
         remembered: training tasks to choose from, the latest ones.
         first_order: leave out the second derivatives.
         batch_norm: see `MAML`.
-        recompute: compute inner steps twice and keep one step's activations at a time.
+        recompute: compute inner steps twice and keep one step's activations at a time. With outer=reptile nothing is computed
+            twice: its first-order steps keep no activations.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device. The metric loss compares
             the tasks of a chunk.
     """
@@ -80,7 +81,7 @@ class TaskEmbed(GradientLearner):
             test_steps=test_steps,
             first_order=first_order or outer == "reptile",
             batch_norm=batch_norm,
-            recompute=recompute,
+            recompute=recompute and outer == "maml",
             task_chunk=task_chunk,
         )
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")

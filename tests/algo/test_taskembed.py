@@ -82,6 +82,23 @@ def test_gradients(kind, condition, steps):
     assert_gradients(algorithm, tasks, loss, weights)
 
 
+@pytest.mark.parametrize(("kind", "condition"), [("mlp", "film"), ("mlp", "gates"), ("conv", "film"), ("conv", "gates")])
+@pytest.mark.parametrize("encoder", ["set", "similarity", "features"])
+@pytest.mark.parametrize("keys", [{"inner_steps": 1}, {"inner_steps": 3}, {"inner_steps": 2, "outer": "reptile"}])
+def test_recomputed_steps_give_the_same_gradient(kind, condition, encoder, keys):
+    spec, factory, episodes = KINDS[kind]
+    algorithm = learner(spec, factory, condition=condition, encoder=encoder, **keys)
+    again = learner(spec, factory, condition=condition, encoder=encoder, recompute=True, **keys)
+    again.load_state_dict(algorithm.state_dict())
+    tasks = episodes()
+    losses, found = gradients_of(algorithm, tasks)
+    other_losses, other = gradients_of(again, tasks)
+    torch.testing.assert_close(other_losses, losses)
+    assert other.keys() == found.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(other[name], gradient, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("condition", ["film", "gates"])
 def test_without_conditions_it_is_the_shared_initialisation(condition):
     algorithm, tasks = TaskEmbed(PICTURES, conv, RATE, condition=condition).double(), images()
