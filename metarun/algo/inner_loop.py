@@ -208,7 +208,8 @@ class GradientLearner(Algorithm):
         first_order: the outer gradient takes the inner gradients for constants.
         batch_norm: "transductive" (support and query each by their own statistics), "support" (a query by those of its support
             set at the adapted weights), or "running".
-        recompute: see `inner_loop`.
+        recompute: see `inner_loop`; in training alone, since what is measured in evaluation mode (`metarun.cl.fisher`) takes its
+            gradients by `torch.autograd.grad`.
         task_chunk: see `Algorithm`.
 
     Attributes:
@@ -303,7 +304,7 @@ class GradientLearner(Algorithm):
             steps,
             first_order=self.first_order,
             frozen=self.frozen,
-            recompute=self.recompute,
+            recompute=self.recompute and self.training,
         )
         for number, (weights, carried) in enumerate(path):
             if number:  # here and not in the step itself, which `recompute` takes twice

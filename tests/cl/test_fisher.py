@@ -1,5 +1,7 @@
 """The Fisher's diagonal against a loop over single examples, and what follows from its labels."""
 
+from functools import partial
+
 import pytest
 import torch
 from small import LINE, images, mlp, regression
@@ -200,6 +202,17 @@ def test_an_episodes_score_goes_through_its_adaptation(first_order):
             value += g**2 / 3
     for name, value in total.items():
         torch.testing.assert_close(found[f"network.{name}"], value, rtol=1e-4, atol=1e-6 * float(value.max()))
+
+
+@pytest.mark.parametrize("measure", [fisher, partial(fisher, labels="true"), sensitivity])
+def test_a_learner_that_recomputes_its_inner_steps_is_measured_as_one_that_does_not(measure):
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        maml = MAML(LINE, lambda outputs, shape=None: mlp(outputs), 0.1, 2, recompute=recompute)
+        found.append(measure(maml, Lines(), samples=3))
+    assert max(float(value.max()) for value in found[0].values()) > 0
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
 def test_sampled_scores_of_regression_are_of_a_unit_normal():
