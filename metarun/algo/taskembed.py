@@ -1,11 +1,13 @@
 """Learners that embed a task and adapt from an initialisation of its own (Vuorio et al., NeurIPS 2019; Yao et al., ICML 2019)."""
 
+from functools import partial
 from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from metarun.algo.algorithm import BatchNormMode, task_losses, weighted
 from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
@@ -45,7 +47,7 @@ class TaskEmbed(GradientLearner):
         recompute: compute inner steps twice and keep one step's activations at a time. With outer=reptile nothing is computed
             twice: its first-order steps keep no activations.
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device. The metric loss compares
-            the tasks of a chunk.
+            all tasks of an update in any case, and passes them through the encoder once more where they are several chunks.
     """
 
     vectors: Tensor
@@ -124,11 +126,14 @@ class TaskEmbed(GradientLearner):
 
     # Task vectors and what follows from them --------------------------------------------------------------------------------
 
-    def task_vectors(self, examples: Examples) -> Tensor:
-        """The vectors of T tasks from examples of each, (T, size); whatever the order of the examples."""
+    def task_vectors(self, examples: Examples, *, record: bool = True) -> Tensor:
+        """The vectors of T tasks from examples of each, (T, size); whatever the order of the examples.
+
+        In training the pass moves the encoder's running statistics if ``record``.
+        """
         if self.encoder == "features":
             return meta_features(examples)
-        norm = self.norm(query=False, record=True, statistics=self.embedding.statistics)
+        norm = self.norm(query=False, record=record, statistics=self.embedding.statistics)
         embedded = self.embedding(self.embedding.weights(), examples.x, norm).flatten(2)
         self.observe(norm, self.embedding.statistics)
         labels = examples.y if examples.ways is None else F.one_hot(examples.y, examples.ways).to(embedded.dtype)
@@ -137,8 +142,9 @@ class TaskEmbed(GradientLearner):
 
     def initial(self, support: Examples) -> Weights:
         """The shared initialisation, with each task's vector and the conditions it sets."""
-        vectors = self.task_vectors(support)
-        made = self.conditions(vectors.detach() if self.encoder == "similarity" else vectors)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder != "similarity"):
+            vectors = self.task_vectors(support)
+        made = self.conditions(vectors)
         given = dict(zip(self.widths, made.split(list(self.widths.values()), 1), strict=True))
         own = self.network.weights()
         for name, value in given.items():
@@ -198,32 +204,64 @@ class TaskEmbed(GradientLearner):
     # Learning ---------------------------------------------------------------------------------------------------------------
 
     def losses(self, episodes: Episodes) -> Tensor:
-        return self._losses(episodes, self.end(episodes.support))
+        losses = self._query_losses(episodes, self.end(episodes.support))
+        return losses + self.metric_losses(episodes) if self.encoder == "similarity" else losses
 
     def backward(self, episodes: Episodes) -> Tensor:
-        if self.outer == "maml":
-            return super().backward(episodes)
-        own = self.network.weights()
-        others = [w for name, w in self.named_parameters() if not name.startswith("network.")]
+        """As of any learner; the metric loss is one of all tasks of the update, and not a sum over chunks.
+
+        Raises:
+            ConfigError: encoder=similarity is given one task.
+        """
+        compared = None
+        if self.encoder == "similarity":
+            if len(episodes) == 1:
+                raise ConfigError(
+                    "algo.encoder=similarity: compares the tasks of an update, found one; set trainer.tasks to 2 or more"
+                )
+            compared = self.metric_losses(episodes)
+            (weighted(compared, episodes).sum() / len(episodes)).backward()
         losses = []
         for part in episodes.split(self.chunk(episodes)):
             end = self.end(part.support)
-            loss = self._losses(part, end)
-            gradients = torch.autograd.grad(weighted(loss, part).sum() / len(episodes), others, allow_unused=True)
-            away = [weighted(w - end.weights[name], part).detach().sum(0) / len(episodes) for name, w in own.items()]
-            for w, gradient in zip([*others, *own.values()], [*gradients, *away], strict=True):
-                if gradient is not None:
-                    w.grad = gradient if w.grad is None else w.grad + gradient
+            loss = self._query_losses(part, end)
+            mean = weighted(loss, part).sum() / len(episodes)
+            if self.outer == "reptile":
+                self._reptile_gradients(mean, part, end, len(episodes))
+            else:
+                mean.backward()
             losses.append(loss.detach())
         self.write_statistics()
-        return torch.cat(losses)
+        return torch.cat(losses) if compared is None else torch.cat(losses) + compared.detach()
 
-    def _losses(self, episodes: Episodes, end: Adapted) -> Tensor:
-        """Query loss at the adapted weights, and the metric loss, (T,)."""
+    def _reptile_gradients(self, mean: Tensor, part: Episodes, end: Adapted, tasks: int) -> None:
+        """Add those of a chunk: the way from its ends back for the initialisation, those of the loss ``mean`` for all the rest."""
+        own = self.network.weights()
+        others = [w for name, w in self.named_parameters() if not name.startswith("network.")]
+        gradients = torch.autograd.grad(mean, others, allow_unused=True)
+        away = [weighted(w - end.weights[name], part).detach().sum(0) / tasks for name, w in own.items()]
+        for w, gradient in zip([*others, *own.values()], [*gradients, *away], strict=True):
+            if gradient is not None:
+                w.grad = gradient if w.grad is None else w.grad + gradient
+
+    def _query_losses(self, episodes: Episodes, end: Adapted) -> Tensor:
+        """Query loss at the adapted weights, (T,)."""
         if self.nearest:
             self._remember(end)
-        losses = task_losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
-        if self.encoder != "similarity":
-            return losses
-        likeness = end.weights["vector"] @ self.task_vectors(episodes.query).mT / self.temperature
-        return losses + F.cross_entropy(likeness, torch.arange(len(episodes), device=likeness.device), reduction="none")
+        return task_losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
+
+    def metric_losses(self, episodes: Episodes) -> Tensor:
+        """How far each support set is from the queries of its own task beside those of the others, (T,).
+
+        One chunk's activations are kept at a time: those of several are computed once more in the backward pass.
+        """
+        parts = list(episodes.split(self.chunk(episodes)))
+
+        def vectors(examples: list[Examples]) -> Tensor:
+            encode = partial(self.task_vectors, record=False)  # `initial` has recorded what a test normalises, support sets
+            if len(examples) == 1:
+                return encode(examples[0])
+            return torch.cat([checkpoint(encode, some, use_reentrant=False) for some in examples])
+
+        likeness = vectors([p.support for p in parts]) @ vectors([p.query for p in parts]).mT / self.temperature
+        return F.cross_entropy(likeness, torch.arange(len(episodes), device=likeness.device), reduction="none")

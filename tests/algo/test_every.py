@@ -71,7 +71,7 @@ def test_on_curves(algo, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("algo", [*(a for a in ALGORITHMS if a not in {"oracle", "supervised"}), *VARIANTS])
 def test_on_images(algo, tmp_path, data_root):
-    small = ["trainer.iterations=2", "trainer.tasks=1", "model.filters=4", "trainer.test_tasks=2", "trainer.val_tasks=1"]
+    small = ["trainer.iterations=2", "trainer.tasks=2", "model.filters=4", "trainer.test_tasks=2", "trainer.val_tasks=1"]
     found = start(tmp_path, *f"algo={algo}".split(), "data=omniglot", *small, "data.queries=1", "data.train_ways=null")
     assert found["status"] == "finished"
     assert found["protocol"]["batch_norm"] is not None

@@ -187,6 +187,31 @@ def test_chunks_change_nothing():
         torch.testing.assert_close(parts[name], gradient)
 
 
+@pytest.mark.parametrize("keys", [{}, {"outer": "reptile"}, {"recompute": True}, {"batch_norm": "running"}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_metric_loss_compares_all_tasks_of_an_update_whatever_the_chunk(kind, keys):
+    spec, factory, episodes = KINDS[kind]
+    whole, tasks = learner(spec, factory, encoder="similarity", inner_steps=2, **keys), episodes(tasks=5)
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    whole.task_chunk = 5
+    losses, expected = gradients_of(whole, tasks)
+    assert expected["to_vector.weight"].abs().max() > 1e-6
+    for chunk in (1, 2, 3):
+        in_parts = learner(spec, factory, encoder="similarity", inner_steps=2, task_chunk=chunk, **keys)
+        in_parts.load_state_dict(before)
+        parts, found = gradients_of(in_parts, tasks)
+        torch.testing.assert_close(parts, losses)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(in_parts.state_dict(), whole.state_dict(), rtol=1e-9, atol=1e-12)
+
+
+def test_one_task_has_nothing_to_compare_with():
+    with pytest.raises(
+        ConfigError, match=r"^algo\.encoder=similarity: compares the tasks of an update, found one; set trainer\.tasks"
+    ):
+        learner(encoder="similarity").backward(regression(tasks=1))
+
+
 def test_mistakes():
     with pytest.raises(RangeError, match="adapt=nearest: expected steps"):
         TaskEmbed(PICTURES, conv, RATE, adapt="nearest")
