@@ -143,7 +143,8 @@ class ImageData(Data):
             key = derive(self.seed, "tasks", split, number)
             changes = (self.crop, self.flip) if split == "train" else (0, False)
             groups = None if split != "test" or self.test_groups is None else Classes.of_sizes(self.test_groups)
-            return ImageTasks(key, images, classes, self._shape(split), turn, *changes, view, device, groups, first)
+            turned = None if self._upright(split) else turn
+            return ImageTasks(key, images, classes, self._shape(split), turned, *changes, view, device, groups, first)
 
         return [
             Stage(name, *(source(number, split, of[split], self.views.get(name)) for split in ("train", "val", "test")))
@@ -153,10 +154,13 @@ class ImageData(Data):
     def _shape(self, split: Split) -> TaskShape:
         return self.train if split == "train" else self.test
 
+    def _upright(self, split: Split) -> bool:
+        """Whether images are never turned, whatever `rotations` says."""
+        return split == "test" and self.test_groups is not None
+
     def _with_turns(self, split: Split, classes: Classes) -> Classes:
         """Classes four times over where their turns are classes of their own."""
-        upright = split == "test" and self.test_groups is not None
-        if upright or (self.rotations != "classes" and not (self.rotations == "train_classes" and split == "train")):
+        if self._upright(split) or (self.rotations != "classes" and not (self.rotations == "train_classes" and split == "train")):
             return classes
         return Classes(torch.cat([classes.start + k * len(self.images) for k in range(4)]), classes.size.repeat(4))
 

@@ -1,9 +1,12 @@
 """Tasks of images: augmentation on the device, by the task's own number."""
 
+from typing import get_args
+
+import numpy as np
 import pytest
 import torch
 
-from metarun.data.images import Classes, ImageTasks, augment, quarter_turns
+from metarun.data.images import Classes, ImageData, ImageTasks, Rotations, augment, quarter_turns
 from metarun.data.source import TaskShape
 
 SHAPE = TaskShape(3, 2, 2)
@@ -53,6 +56,24 @@ def test_no_change_without_keys():
 def test_quarter_turns():
     image = torch.tensor([[[[1, 2], [3, 4]]]])
     assert quarter_turns(image).flatten(1).tolist() == [[1, 2, 3, 4], [2, 4, 1, 3], [4, 3, 2, 1], [3, 1, 4, 2]]
+
+
+@pytest.mark.parametrize("rotations", get_args(Rotations))
+def test_a_test_within_groups_is_upright_whatever_turns_in_training(rotations):
+    images = torch.randint(0, 256, (120, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    parts = {"all": {"train": np.arange(4), "val": np.arange(4, 6), "test": np.arange(6, 12)}}
+    shape = TaskShape(2, 2, 2)
+    data = ImageData("images", 0, images, Classes.of_sizes([10] * 12), parts, shape, shape, rotations=rotations, test_groups=[3, 3])
+    upright = {image.numpy().tobytes() for image in images}
+
+    def unturned(source):
+        tasks = source.sample(torch.arange(50))
+        shown = (torch.cat([tasks.support.x, tasks.query.x], 1).flatten(0, 1) * 255).round().byte()
+        return np.mean([image.numpy().tobytes() in upright for image in shown])
+
+    stage = data.stages(torch.device("cpu"))[0]
+    assert unturned(stage.test) == 1
+    assert (unturned(stage.train) == 1) == (rotations == "none")
 
 
 def test_images_are_classification():
