@@ -149,6 +149,8 @@ def build_parts(config: DictConfig, ranks: Ranks = ALONE) -> Parts:
     algorithm: Algorithm = build(config.algo, data.spec, network, key="algo", kind=Algorithm)
     if not any(True for _ in algorithm.parameters()):
         raise ConfigError("model: this network has no weights, and the algorithm none of its own: there is nothing to learn")
+    if algorithm.trains and not any(w.requires_grad for w in algorithm.parameters()):
+        raise ConfigError("model: all weights of this network were made with requires_grad=False: there is nothing to learn")
     algorithm.to(device)
     stages = data.stages(device)
     check_stages(config, stages, data, method)

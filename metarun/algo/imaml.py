@@ -62,8 +62,7 @@ class IMAML(GradientLearner):
         return Descent(self.inner_lr)
 
     def support_losses(self, step: int, weights: Weights, support: Examples, norm: Norm) -> Tensor:
-        start = self.network.weights()
-        away = sum((w - start[name].detach()).square().flatten(1).sum(1) for name, w in weights.items())
+        away = sum((weights[name] - start.detach()).square().flatten(1).sum(1) for name, start in self.adapting().items())
         return super().support_losses(step, weights, support, norm) + self.proximal / 2 * away
 
     def backward(self, episodes: Episodes) -> Tensor:
@@ -73,7 +72,7 @@ class IMAML(GradientLearner):
                 end = self.end(part.support)
             gradients, found = self._implicit_gradient(end, part)
             losses.append(found)
-            for name, w in self.network.weights().items():
+            for name, w in self.adapting().items():
                 gradient = weighted(gradients[name], part).sum(0) / len(episodes)
                 w.grad = gradient if w.grad is None else w.grad + gradient
         self.write_statistics()
@@ -81,11 +80,12 @@ class IMAML(GradientLearner):
 
     def _implicit_gradient(self, end: Adapted, episodes: Episodes) -> tuple[Weights, Tensor]:
         """Outer gradient of each task, (T, …) by weight, and the query losses (T,)."""
-        fast = {name: w.detach().requires_grad_() for name, w in end.weights.items()}
-        state = self.with_statistics(end._replace(weights=fast))
+        fast = {name: end.weights[name].detach().requires_grad_() for name in self.adapting()}
+        weights = end.weights | fast
+        state = self.with_statistics(end._replace(weights=weights))
         losses = task_losses(self.predict(state, episodes.query.x), episodes.query.y)
         query = torch.autograd.grad(losses.sum(), list(fast.values()))
-        support = super().support_losses(self.inner_steps, fast, episodes.support, self.norm(query=False))
+        support = super().support_losses(self.inner_steps, weights, episodes.support, self.norm(query=False))
         slope = torch.autograd.grad(support.sum(), list(fast.values()), create_graph=True)
 
         def system(v: list[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from metarun.algo.algorithm import Algorithm, task_losses
-from metarun.config import RangeError, require
+from metarun.config import ConfigError, RangeError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import per_task
 from metarun.model.network import Weights
@@ -139,11 +139,16 @@ def inner_loop(
         rule: of a step.
         steps: inner steps.
         first_order: do not differentiate through the inner gradients.
-        frozen: names of weights that do not adapt; they are passed on as they are.
+        frozen: names of weights that do not adapt; they are passed on as they are, without a task axis where they have none.
         recompute: keep only each step's weights, and compute the step once more when the outer gradient passes it: memory
             for one step's activations whatever the number of steps, for a third more time. The outer gradient must then be
             taken by `backward()`, not by `torch.autograd.grad`.
+
+    Raises:
+        ConfigError: all weights are frozen.
     """
+    if frozen.issuperset(weights):
+        raise ConfigError("model: no weight adapts in the inner loop: each is frozen, or was made with requires_grad=False")
     fixed = {name: w for name, w in weights.items() if name in frozen}
     fast = {name: per_task(w, tasks) for name, w in weights.items() if name not in frozen}
     carried = rule.start(fast)
@@ -239,6 +244,11 @@ class GradientLearner(Algorithm):
     def passes(self, episodes: Episodes) -> float:
         return 1.0 + self.inner_steps
 
+    def adapting(self) -> Weights:
+        """The network's slow weights that adapt in the inner loop."""
+        held = self.frozen | self.network.fixed
+        return {name: w for name, w in self.network.weights().items() if name not in held}
+
     def initial(self, support: Examples) -> Weights:
         """The weights that every task starts from; those in `frozen` may be a set for each of the tasks of ``support``."""
         return self.network.weights()
@@ -303,7 +313,7 @@ class GradientLearner(Algorithm):
             self.rule(),
             steps,
             first_order=self.first_order,
-            frozen=self.frozen,
+            frozen=self.frozen | self.network.fixed,
             recompute=self.recompute and self.training,
         )
         for number, (weights, carried) in enumerate(path):

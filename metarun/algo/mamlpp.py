@@ -71,8 +71,8 @@ class MAMLpp(GradientLearner):
         self.multi_step, self.first_order_until = multi_step, first_order_until
         self.network = network(one_head(spec))
         weights = self.network.weights()
-        self.frozen = matching(weights, per_step)
-        self.rates = LearnedRates({n: w for n, w in weights.items() if n not in self.frozen}, inner_lr, "tensor", inner_steps)
+        self.frozen = matching(weights, per_step) - self.network.fixed
+        self.rates = LearnedRates(self.adapting(), inner_lr, "tensor", inner_steps)
         self.own_names = sorted(self.frozen)
         self.own = nn.ParameterList(
             weights[name].detach().repeat(inner_steps, *[1] * weights[name].dim()) for name in self.own_names

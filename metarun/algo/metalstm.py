@@ -57,7 +57,7 @@ class MetaLSTM(GradientLearner):
         require(scale > 0, "scale", scale, "a number above 0")
         self.network = network(one_head(spec))
         self.optimizer = LearnedOptimizer(hidden, rate, scale)
-        self.held = hidden * sum(w.numel() for w in self.network.parameters())  # what the LSTM remembers of each weight
+        self.held = hidden * sum(w.numel() for w in self.adapting().values())  # what the LSTM remembers of each weight
 
     def rule(self) -> Rule:
         return self.optimizer

@@ -45,7 +45,7 @@ class MetaSGD(GradientLearner):
         low, high = inner_lr if isinstance(inner_lr, tuple) else (inner_lr, inner_lr)
         require(0 < low <= high, "inner_lr", inner_lr, "a number above 0, or [low, high]")
         self.network = network(one_head(spec))
-        self.rates = LearnedRates(self.network.weights(), (low, high), each="weight")
+        self.rates = LearnedRates(self.adapting(), (low, high), each="weight")
 
     def rule(self) -> Rule:
         return Descent(self.rates)

@@ -71,7 +71,7 @@ class Reptile(GradientLearner):
         self.inner_optimizer, self.beta1 = inner_optimizer, beta1
         self.network = network(one_head(spec))
         self.register_buffer("count", torch.zeros(()))
-        for i, w in enumerate(self.network.weights().values() if inner_optimizer == "adam" else ()):
+        for i, w in enumerate(self.adapting().values() if inner_optimizer == "adam" else ()):
             self.register_buffer(f"second_{i}", torch.zeros_like(w))
 
     def passes(self, episodes: Episodes) -> float:
@@ -81,7 +81,7 @@ class Reptile(GradientLearner):
     def rule(self) -> Rule:
         if self.inner_optimizer == "sgd":
             return Descent(self.inner_lr)
-        seconds = {name: self.get_buffer(f"second_{i}") for i, name in enumerate(self.network.weights())}
+        seconds = {name: self.get_buffer(f"second_{i}") for i, name in enumerate(self.adapting())}
         return Adam(self.inner_lr, self.beta1, seconds=(seconds, self.get_buffer("count")))
 
     def batches(self, support: Examples, steps: int) -> Sequence[Examples]:
@@ -106,10 +106,10 @@ class Reptile(GradientLearner):
         for part in episodes.split(self.chunk(episodes)):
             end = self.end(part.support, batches=taken(part.support, minibatches))
             losses.append(task_losses(self.predict(self.with_statistics(end), part.query.x), part.query.y))
-            for name, w in self.network.weights().items():
+            for name, w in self.adapting().items():
                 away = weighted(w - end.weights[name], part).sum(0) / len(episodes)
                 w.grad = away if w.grad is None else w.grad + away
-            seconds.append({name: end.carried[f"second.{name}"].sum(0) for name in end.weights if end.carried})
+            seconds.append({name: end.carried[f"second.{name}"].sum(0) for name in self.adapting() if end.carried})
         for i, name in enumerate(seconds[0]):
             self.get_buffer(f"second_{i}").copy_(torch.stack([some[name] for some in seconds]).sum(0) / len(episodes))
         self.get_buffer("count").add_(self.inner_steps)

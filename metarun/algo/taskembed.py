@@ -102,7 +102,7 @@ class TaskEmbed(GradientLearner):
             self.set_encoder = SetEncoder(features, spec.outputs, width, by_class=False)
             self.to_vector = nn.Linear(width, size)
 
-        own = self.network.weights()
+        own = self.adapting()
         if condition == "film":
             if not self.network.film:
                 raise ConfigError("model: film needs hidden layers as mlp, conv4 and resnet12 have them; set algo.condition=gates")
@@ -146,15 +146,15 @@ class TaskEmbed(GradientLearner):
             vectors = self.task_vectors(support)
         made = self.conditions(vectors)
         given = dict(zip(self.widths, made.split(list(self.widths.values()), 1), strict=True))
-        own = self.network.weights()
+        initial = self.network.weights()
         for name, value in given.items():
             if name.startswith("gate."):
                 # What the gate adds to the initial weight: inner steps from their sum are those from the gated weight.
-                weight = own[name.removeprefix("gate.")]
+                weight = initial[name.removeprefix("gate.")]
                 given[name] = value.tanh().view(*value.shape, *(1,) * (weight.dim() - 1)) * weight
             elif name.endswith(".scale"):
                 given[name] = 1 + value
-        return own | given | {"vector": vectors}
+        return initial | given | {"vector": vectors}
 
     def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
         used = {
@@ -182,7 +182,8 @@ class TaskEmbed(GradientLearner):
             return super().adapt(support, 0)
         most_similar = torch.cdist(self.task_vectors(support), self.vectors[:known]).argmin(1)
         parts = self.models[most_similar].split([prod(shape) for shape in self.shapes.values()], 1)
-        weights = {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        adapted = {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        weights = self.network.weights() | adapted
         return self.with_statistics(Adapted(weights, None, self.inner_steps, support, {}))
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
@@ -236,8 +237,8 @@ class TaskEmbed(GradientLearner):
 
     def _reptile_gradients(self, mean: Tensor, part: Episodes, end: Adapted, tasks: int) -> None:
         """Add those of a chunk: the way from its ends back for the initialisation, those of the loss ``mean`` for all the rest."""
-        own = self.network.weights()
-        others = [w for name, w in self.named_parameters() if not name.startswith("network.")]
+        own = self.adapting()
+        others = [w for name, w in self.named_parameters() if w.requires_grad and not name.startswith("network.")]
         gradients = torch.autograd.grad(mean, others, allow_unused=True)
         away = [weighted(w - end.weights[name], part).detach().sum(0) / tasks for name, w in own.items()]
         for w, gradient in zip([*others, *own.values()], [*gradients, *away], strict=True):

@@ -32,12 +32,15 @@ class Network(nn.Module):
         widest: numbers in the widest layer for one example, where memory traffic bounds the work; None: it does not.
         film: width of each hidden layer that can be modulated before its ReLU (Perez et al. 2018): the weights given may hold
             `film.LAYER.scale` and `film.LAYER.shift`, (T, width) each.
+        fixed: names of the weights that the model's constructor made with ``requires_grad=False``: neither loop moves them. They
+            are noted at the beginning, since the flag is cleared for other reasons later, in a copy that is only tested, say.
         statistics: running statistics of the batch norms.
         instead: what `weights` gives in the place of some of the slow weights, see `replaced`.
     """
 
     widest: int | None = None
     film: dict[str, int]
+    fixed: frozenset[str] = frozenset()
     instead: Weights = {}  # noqa: RUF012 - replaced, never changed
 
     def weights(self) -> Weights:
@@ -153,11 +156,11 @@ def as_network(made: Any, key: str = "model") -> Network:
     Raises:
         ConfigError: it is neither.
     """
-    if isinstance(made, Network):
-        return made
-    if isinstance(made, nn.Module):
-        return Vectorised(made)
-    raise ConfigError(f"{key}: expected a torch.nn.Module, found {type(made).__name__}")
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"{key}: expected a torch.nn.Module, found {type(made).__name__}")
+    network = made if isinstance(made, Network) else Vectorised(made)
+    network.fixed = frozenset(name for name, w in network.weights().items() if not w.requires_grad)
+    return network
 
 
 @torch.no_grad()
