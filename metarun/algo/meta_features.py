@@ -50,5 +50,6 @@ def _of_classes(x: Tensor, y: Tensor, ways: int) -> list[Tensor]:
     means = members.mT @ x / members.sum(1).unsqueeze(-1)
     within = (x - members @ means).square().mean((1, 2))
     between = (means - means.mean(1, keepdim=True)).square().mean((1, 2))
-    apart = torch.cdist(means, means) + torch.eye(ways, device=x.device, dtype=x.dtype) * torch.finfo(x.dtype).max
+    distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = distances + torch.eye(ways, device=x.device, dtype=x.dtype) * torch.finfo(x.dtype).max
     return [within, between, within / (between + 1e-6), apart.amin((1, 2))]

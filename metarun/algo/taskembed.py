@@ -180,7 +180,8 @@ class TaskEmbed(GradientLearner):
         known = min(int(self.seen), len(self.vectors))
         if not known:  # an untrained learner
             return super().adapt(support, 0)
-        most_similar = torch.cdist(self.task_vectors(support), self.vectors[:known]).argmin(1)
+        vectors = self.task_vectors(support)
+        most_similar = torch.cdist(vectors, self.vectors[:known], compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         parts = self.models[most_similar].split([prod(shape) for shape in self.shapes.values()], 1)
         adapted = {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
         weights = self.network.weights() | adapted

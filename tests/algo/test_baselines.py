@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from metarun.algo.finetune import Finetune, Scratch
 from metarun.algo.nearest import Nearest
 from metarun.algo.oracle import Oracle
+from metarun.algo.protonet import squared_distances
 from metarun.config import ConfigError
 from metarun.data.sine import Sine
 from metarun.episodes import Episodes, Examples
@@ -112,6 +113,29 @@ def test_nearest_neighbour_on_regression_takes_its_target():
     for t in range(2):
         for q, x in enumerate(tasks.query.x[t]):
             assert found[t, q] == tasks.support.y[t][(tasks.support.x[t] - x).abs().argmin()]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0, 10000.0])
+def test_the_nearest_neighbour_is_found_far_from_zero(offset):
+    tasks = regression(tasks=20, shots=40, queries=30, dtype=torch.float32)
+    support, query = (part._replace(x=offset + 5 + 5 * part.x.clamp(-1, 1)) for part in (tasks.support, tasks.query))
+    algorithm = Nearest(LINE, mlp).eval()
+    found = algorithm.predict(algorithm.adapt(support), query.x)
+    nearest = (query.x.double() - support.x.double().mT).abs().argmin(-1, keepdim=True)
+    torch.testing.assert_close(found, support.y.gather(1, nearest), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_squared_distances_and_their_gradients(offset):
+    a, b = (offset + torch.randn(3, n, 4) for n in (5, 6))
+    exact = [part.double().requires_grad_() for part in (a, b)]
+    expected = (exact[0].unsqueeze(2) - exact[1].unsqueeze(1)).square().sum(-1)
+    for_all = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, exact, for_all)
+    given = [part.requires_grad_() for part in (a, b)]
+    found = squared_distances(*given)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.autograd.grad(found, given, for_all.float()), tuple(g.float() for g in gradients))
 
 
 def test_a_class_without_an_example_is_nobodys_neighbour_and_predictions_stay_finite():
