@@ -80,7 +80,8 @@ class Learner:
         Args:
             support_x: (n, *input). Images are (n, C, H, W) or grey (n, H, W), uint8 or between 0 and 1, and are brought to the size
                 and the channels of the run's; their contrast should be that of the run's images (Omniglot: bright ink on black).
-            support_y: (n,) labels of any kind, of every class one at the least; or targets (n,) or (n, d).
+            support_y: (n,) labels of any kind, of every class one at the least; or targets (n,) or (n, d). Classes are numbered in
+                the sorted order of their labels, on which learners with an output for each class depend.
             x: (m, *input), what to predict.
 
         Returns:

@@ -26,7 +26,8 @@ class MatchingNet(Algorithm):
 
     Full context embeddings (section 2.1.2, appendix A) let an embedding depend on the whole support set: a bidirectional LSTM
     reads the support set in the order given, a query is refined by an LSTM that attends to it ``read_steps`` times. Queries do not
-    see each other.
+    see each other. Support sets come class by class, in training and in a test, so that predictions depend on the order of the
+    classes.
 
     Args:
         context: full context embeddings.

@@ -169,6 +169,21 @@ def test_accuracy_by_presentation(monkeypatch):
         assert found[t].tolist() == pytest.approx([r / 3 for r in right])
 
 
+def test_accuracy_by_presentation_under_support_is_by_the_statistics_of_the_support_set(monkeypatch):
+    algorithm = LSTM(PICTURES, conv, batch_norm="support").double().eval()
+    tasks, given = images(tasks=2, ways=3, shots=1, queries=2), []
+
+    def stream(features, labels):
+        given.append(features)
+        return labels
+
+    monkeypatch.setattr(algorithm, "stream", stream)
+    algorithm.probe(tasks)
+    support, query = algorithm.embed_both(tasks)
+    for shown, expected in zip(given[0], torch.cat([support, query], 1), strict=True):
+        assert sorted(shown[:, 0].tolist()) == pytest.approx(sorted(expected[:, 0].tolist()))
+
+
 def test_accuracy_by_presentation_of_a_task_that_is_not_finite(monkeypatch):
     algorithm = LSTM(PICTURES, conv).double().eval()
     logits = torch.zeros(2, 9, 3)
