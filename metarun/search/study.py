@@ -134,7 +134,10 @@ class Study:
         """One trial and what came of it."""
         best = self.best()
         least = f"; best {best.value:.4g} (trial {best.number})" if best else ""
-        came = job.said() if value is None else f"error {value:.4g} on validation{' (known)' if job.skipped else ''}"
+        if value is not None:
+            came = f"error {value:.4g} on validation{' (known)' if job.skipped else ''}"
+        else:
+            came = "not finite on validation" if job.status == "finished" else job.said()
         return f"trial {trial.number} ({len(self.trials())} of {of}): {' '.join(overrides)}: {came}{least}"
 
     def report(self, tests: Sequence[Job]) -> str:
@@ -150,7 +153,7 @@ class Study:
             "chosen": self.best_overrides(),
             "trial": best.number,
             "trials": len(self.trials()),
-            "pruned": sum(trial.state == TrialState.PRUNED for trial in self.trials()),
+            "pruned": sum(trial.user_attrs.get("status") == "pruned" for trial in self.trials()),
             "validation_error": best.value,
             "test": {metric: {"mean": interval[0], "ci95": interval[1], "by_seed": values}},
         }

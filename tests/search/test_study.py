@@ -65,6 +65,22 @@ def test_a_failed_trial_counts_and_a_diverged_one_is_no_best(tmp_path):
     assert len(ours.ask(5, 3)) == 1
 
 
+def test_only_pruned_trials_are_counted_as_pruned(tmp_path):
+    """Not those that diverged, nor those whose validation is not finite: Optuna knows no other state for them."""
+    ours = study(tmp_path)
+    for number, (status, error) in enumerate([("finished", 1.0), ("pruned", None), ("diverged", None), ("finished", None)]):
+        ((trial, overrides),) = ours.ask(1, 4)
+        told = job(tmp_path, number, error=error, status=status)
+        line = ours.line(trial, overrides, told, ours.tell(trial, told), 4)
+    assert f"{overrides[0]}: not finite on validation; best 1 (trial 0)" in line
+    test = job(tmp_path, 9)
+    (tmp_path / "9/results.json").write_text(json.dumps({"seed": 7, "test": {"mse": {"mean": 2.0}}}))
+    ours.report([test])
+    found = json.loads((ours.folder / "search.json").read_text())
+    assert (found["trials"], found["pruned"], found["validation_error"]) == (4, 1, 1.0)
+    assert found["test"]["mse"] == {"mean": 2.0, "ci95": None, "by_seed": {"7": 2.0}}
+
+
 def test_a_run_worse_than_the_median_is_asked_to_stop(tmp_path):
     ours = study(tmp_path)
     for number in range(6):
