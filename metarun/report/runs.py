@@ -1,5 +1,6 @@
 """Run directories as reports read them. Imports no torch."""
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from metarun.config import NO_EFFECT, ConfigError
 from metarun.files import json_lines, read_results
+from metarun.report.protocol import departures
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +74,38 @@ class Run:
     @cached_property
     def test_tasks(self) -> int | None:
         """Test tasks of the protocol, from the configuration as composed, before a budget cut it; None where that is not there."""
-        try:
-            config = yaml.safe_load((self.path / ".hydra" / "config.yaml").read_text())
-            found = config["trainer"]["test_tasks"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
-            return None
+        found = (self.configuration.get("trainer") or {}).get("test_tasks")
         return found if isinstance(found, int) else None
 
+    @cached_property
+    def configuration(self) -> Mapping[str, Any]:
+        """The configuration as composed, before a budget cut it; empty where it is not there."""
+        try:
+            found = yaml.safe_load((self.path / ".hydra" / "config.yaml").read_text())
+        except (OSError, yaml.YAMLError):
+            return {}
+        return found if isinstance(found, Mapping) else {}
+
+    @cached_property
+    def former(self) -> list[str]:
+        """Values of its paper's row that the row no longer has, as `model.eps=1e-05`; those set on the command line left out."""
+        if not self.configuration:
+            return []
+        found = departures(self.configuration, self.said.get("paper", ""))
+        return [f"{key}={_written(value)}" for key, value in found.items() if not any(_within(key, own) for own in self.said)]
+
     def changes(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> list[str]:
-        """Overrides of the command beside ``known``, beside what changes nothing, and beside the values that are ``given``."""
+        """What sets the run apart: overrides of the command and values of a `former` row.
+
+        Left out are overrides that change nothing, those of ``known`` keys, and the values that are ``given``.
+        """
         aside = ASIDE | set(known)
-        return [
+        said = [
             f"{key}={value}"
             for key, value in self.said.items()
             if key not in aside and key.split(".")[0] not in ("hydra", "budget") and (given or {}).get(key) != value
         ]
+        return said + self.former
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -166,3 +185,13 @@ def _short(number: str) -> str:
         return f"{float(number):g}" if abs(float(number)) >= 1e6 else number
     except ValueError:
         return number
+
+
+def _within(key: str, other: str) -> bool:
+    """Whether ``other`` is the key itself, or a node that holds it: `trainer.scheduler` holds `trainer.scheduler.gamma`."""
+    return f"{key}.".startswith(f"{other}.")
+
+
+def _written(value: Any) -> str:
+    """A value as one types it on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)

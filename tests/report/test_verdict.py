@@ -6,9 +6,10 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from metarun.config import CONFIGS
+from metarun.report.protocol import row
 from metarun.report.published import Published, published
 from metarun.report.runs import collect
 from metarun.report.statistics import over_seeds
@@ -113,7 +114,10 @@ def finished(path, seed, mean, ci95, *, n_tasks=1000, said=(), share=1.0, wanted
     (path / ".hydra").mkdir(parents=True)
     overrides = ["+paper=protonet_omniglot_5way_1shot", f"seed={seed}", *said]
     (path / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
-    (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump({"trainer": {"test_tasks": wanted}}))
+    config = OmegaConf.create()
+    for key, value in (row("protonet_omniglot_5way_1shot") | {"trainer.test_tasks": wanted}).items():
+        OmegaConf.update(config, key, value, force_add=True)
+    (path / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(config))
     results = {
         "status": "finished",
         "seed": seed,
@@ -197,19 +201,43 @@ def documented():
             yield dict(zip(heads, cells, strict=True))
 
 
+def shown(beside):
+    """A published figure as a table prints it."""
+    return Measure(beside.value, beside.ci95, beside.digits, mark="" if beside.verified == "paper" else " ?").text()
+
+
 def test_the_verdicts_on_the_results_page_follow_from_the_figures_beside_them():
-    entries = [(name, beside) for name, looks in published().items() for beside in looks.values() if beside.value is not None]
     by_text = defaultdict(list)
-    for name, beside in entries:
-        shown = Measure(beside.value, beside.ci95, beside.digits, mark="" if beside.verified == "paper" else " ?").text()
-        by_text[shown].append(("mse" if "sine" in name else "accuracy", beside))
+    for name, looks in published().items():
+        for beside in looks.values():
+            if beside.value is not None:
+                by_text[shown(beside)].append(("mse" if "sine" in name else "accuracy", beside))
     rows = list(documented())
     assert len(rows) > 40
-    for row in rows:
-        metric, beside = by_text[row["published"]][0]
-        assert row["margin"] == f"± {margin(beside, metric):.3g}"
-        mean, _, ci95 = row["measured"].partition(" ± ")
-        if row["verdict"] != "short budget":
-            assert verdict(float(mean), float(ci95) if ci95 else None, int(row["seeds"]), beside, metric) == row["verdict"]
+    for line in rows:
+        metric, beside = by_text[line["published"]][0]
+        assert line["margin"] == f"± {margin(beside, metric):.3g}"
+        mean, _, ci95 = line["measured"].partition(" ± ")
+        if line.get("changed"):
+            assert line["verdict"] == "other protocol"
+        elif line.get("budget", "full") != "full":
+            assert line["verdict"] == "short budget"
         else:
-            assert row["budget"].startswith("short")
+            assert verdict(float(mean), float(ci95) if ci95 else None, int(line["seeds"]), beside, metric) == line["verdict"]
+
+
+def test_a_change_on_the_results_page_is_one_from_the_row_of_today():
+    changed = [line for line in documented() if line.get("changed")]
+    assert changed
+    for line in changed:
+        names = [
+            name
+            for name, looks in published().items()
+            if name.endswith(f"_omniglot_{line['cell'].strip('`')}")
+            and "test" in looks
+            and shown(looks["test"]) == line["published"]
+        ]
+        assert names
+        for change in line["changed"].strip("`").split():
+            key, _, value = change.partition("=")
+            assert all(row(name)[key] != OmegaConf.from_dotlist([f"it={value}"]).it for name in names), change
