@@ -13,6 +13,8 @@ CEILING = 1.5
 SEEDS = 3
 """Fewest seeds for a verdict: two give an interval of one degree of freedom, and one gives none."""
 POWER = 0.8
+ROUNDING = 1e-9
+"""Of sums of decimals: an interval that ends on the margin as printed lies within it."""
 
 
 def margin(published: Published, metric: str) -> float:
@@ -53,12 +55,11 @@ def verdict(mean: float, ci95: float | None, seeds: int, published: Published, m
     if seeds < SEEDS or ci95 is None:
         return "inconclusive"
     gain = mean - value if metric == "accuracy" else value - mean
-    rounding = 1e-9 * max(abs(value), 1.0)
-    if abs(gain) + ci95 <= allowed + rounding:
+    if abs(gain) + ci95 <= allowed + ROUNDING:
         return "reproduced"
-    if gain - ci95 >= allowed - rounding:
+    if gain - ci95 >= allowed - ROUNDING:
         return "better than published"
-    if gain + ci95 <= -allowed + rounding:
+    if gain + ci95 <= -allowed + ROUNDING:
         return "worse than published"
     return "inconclusive"
 

@@ -114,6 +114,24 @@ def test_predictions_with_and_without_their_path():
     torch.testing.assert_close(algorithm.losses(tasks), (outputs - tasks.query.y).square().mean((1, 2)))
 
 
+def test_the_path_of_a_test_goes_by_the_steps_asked_for():
+    class Path(Mean):
+        def trajectory(self, support, x, steps=None):
+            return torch.stack([torch.full((len(x), x.shape[1], 1), float(step)) for step in range(steps + 1)])
+
+    tasks, algorithm = regression(), Path()
+    assert algorithm.predictions(tasks, 4)[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert algorithm.predictions(tasks, 4, path=False).shape[0] == 1
+
+
+def test_an_update_takes_as_many_tasks_at_once_as_suit_the_network(monkeypatch):
+    tasks, algorithm = regression(tasks=3, shots=4, queries=5), Mean()
+    algorithm.network.widest = 2
+    monkeypatch.setattr("metarun.algo.algorithm.AT_ONCE", 2 * 9 * 2)  # two tasks of nine examples
+    algorithm.backward(tasks)
+    assert [size for size, _ in algorithm.asked] == [2, 1]
+
+
 def test_outputs_that_are_not_active_are_masked_wherever_they_are_made():
     class Flat(Mean):
         def predict(self, state, x):
@@ -176,6 +194,12 @@ def test_outputs_that_are_not_active_leave_a_score():
     active = torch.tensor([[True, False, True]])
     tasks = Episodes(regression(tasks=1).support, regression(tasks=1).query, {"active": active})
     assert task_scores(masked(torch.zeros(1, 2, 3), tasks), torch.tensor([[0, 1]])).tolist() == [0.5]
+
+
+def test_an_error_after_each_step_is_a_mean_over_queries_and_targets():
+    y = torch.tensor([[[0.0], [0.0], [0.0]], [[1.0], [1.0], [1.0]]])  # 2 tasks, 3 queries
+    after = torch.stack([torch.zeros_like(y), y, y + torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1)])
+    assert task_scores(after, y).tolist() == [[0.0, 1.0], [0.0, 0.0], pytest.approx([14 / 3, 14 / 3])]
 
 
 def test_the_mode_is_put_back():
@@ -253,6 +277,9 @@ def test_statistics_of_the_support_set_are_handed_on():
     torch.testing.assert_close(algorithm.embed_queries(x, seen), algorithm.embed_support(x)[0])
     for mode in ("transductive", "running"):
         assert Picture(mode).embed_support(x)[1] is None
+    queries = 0.5 * images(dtype=torch.float32).query.x
+    found = algorithm.embed_queries(queries, seen)
+    torch.testing.assert_close(found[:, :1], algorithm.embed_queries(queries[:, :1], seen))  # whatever else is in its batch
 
 
 def test_statistics_of_ones_own_are_kept_apart():

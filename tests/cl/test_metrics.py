@@ -48,3 +48,38 @@ def test_one_stage_has_no_transfer():
 def test_a_matrix_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="R has 3 rows, expected one more than its 3 columns"):
         stream_metrics(ACCURACY[:3], higher_is_better=True)
+
+
+def test_two_stages_are_enough_for_every_figure():
+    R = np.array([[0.25, 0.5], [1.0, 0.75], [0.5, 0.875]])
+    found = stream_metrics(R, higher_is_better=True, reference=np.array([1.0, 1.0]))
+    assert found == {
+        "acc": (0.5 + 0.875) / 2,
+        "aia": (1.0 + 0.6875) / 2,
+        "bwt": 0.5 - 1.0,
+        "fwt": 0.75 - 0.5,
+        "forgetting": 1.0 - 0.5,
+        "intransigence": (0.0 + 0.125) / 2,
+    }
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_stream_without_boundaries_has_its_last_scores_alone(n):
+    R = np.stack([np.zeros(n), np.arange(1.0, n + 1)])
+    empty = dict.fromkeys(("aia", "bwt", "fwt", "forgetting", "intransigence"))
+    assert stream_metrics(R, higher_is_better=True) == {"acc": (n + 1) / 2, **empty}
+    assert stream_metrics(R, higher_is_better=False)["acc"] == -(n + 1) / 2
+
+
+def test_one_stage_has_an_accuracy_over_time():
+    assert stream_metrics(np.array([[0.1], [0.8]]), higher_is_better=True)["aia"] == 0.8
+
+
+def test_scores_are_averaged_in_double_precision():
+    R = np.array([[0, 0], [0, 0], [2**24, 1]], np.float32)  # whose sum a single-precision number cannot hold
+    assert stream_metrics(R, higher_is_better=True)["acc"] == 2**23 + 0.5
+
+
+def test_the_shape_that_was_found_is_told():
+    with pytest.raises(ValueError, match=r"^R has 4 rows, expected one more than its 2 columns$"):
+        stream_metrics(ACCURACY[:, :2], higher_is_better=True)

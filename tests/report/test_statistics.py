@@ -19,6 +19,7 @@ def test_tails_by_hand():
     assert t_tails(-1.0, 2) == pytest.approx(1 - 1 / math.sqrt(3), abs=1e-12)
     assert t_tails(0.0, 7) == 1.0
     assert 0 < t_tails(40.0, 9) < 1e-10
+    assert t_tails(math.inf, 3) == 0.0
 
 
 def test_means_over_seeds_by_hand():
@@ -34,8 +35,13 @@ def test_a_paired_test_by_hand():
     assert found.ci95 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
     assert paired(a, a)[:5] == (0.0, 0.0, 0.0, 2, 1.0)
     assert paired(a + 1, a).p == 0.0
-    with pytest.raises(ValueError, match="arrays of one length"):
-        paired(a, b[:2])
+    assert (paired(a + 1, a).t, paired(a - 1, a).t) == (math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(("a", "b"), [(np.ones(3), np.ones(2)), (np.ones(1), np.ones(1)), (np.ones((3, 2)), np.ones((3, 2)))])
+def test_scores_that_are_not_those_of_two_or_more_tasks_are_refused(a, b):
+    with pytest.raises(ValueError, match="arrays of one length, 2 or more; found "):
+        paired(a, b)
 
 
 @pytest.mark.parametrize("size", [2, 5, 600, 10_000])

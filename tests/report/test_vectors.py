@@ -26,3 +26,24 @@ def test_what_stands_in_the_vectors_is_recovered():
     assert two["cos phase"] < four["cos phase"]
     assert recovered(vectors[:7], {"amplitude": amplitude[:7]}) == []
     assert four["amplitude"] == pytest.approx(1, abs=0.01)
+
+
+def test_each_component_is_centred_by_itself():
+    vectors = np.array([[1.0, 100.0], [3.0, 100.0], [1.0, 102.0], [3.0, 102.0]])  # a square round (2, 101)
+    np.testing.assert_allclose(np.abs(principal_components(vectors)).sum(), 8.0)
+    np.testing.assert_allclose(principal_components(vectors).mean(0), 0.0, atol=1e-12)
+
+
+def test_more_dimensions_than_tasks_have_a_component_a_task():
+    assert principal_components(np.random.default_rng(0).normal(size=(5, 30))).shape == (5, 5)
+
+
+def test_r_squared_by_hand():
+    """On the odd tasks, of a line through the even ones: R² = 1 - mean squared error / variance."""
+    x = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    y = np.where(np.arange(8) % 2, x + [0, 0.5, 0, -0.5, 0, 0.5, 0, -0.5], x)  # the even ones are on the line
+    vectors = np.column_stack([x, np.tile([0.001, 0.001, -0.001, -0.001], 2)])
+    (found,) = recovered(vectors, {"y": y})  # eight tasks are just enough for two components
+    odd = y[1::2]
+    assert found == {"components": 2, "y": pytest.approx(1 - 0.25 / np.var(odd), rel=1e-6)}
+    assert recovered(vectors[:7], {"y": y[:7]}) == []

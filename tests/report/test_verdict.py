@@ -75,7 +75,7 @@ def test_of_an_error_less_is_better():
 
 
 def test_curves_without_a_value_have_no_verdict():
-    with pytest.raises(ValueError, match="published value"):
+    with pytest.raises(ValueError, match="^expected a published value; the paper has curves alone$"):
         margin(figure(None), "mse")
     with pytest.raises(ValueError, match="published value"):
         verdict(0.5, 0.1, 3, figure(None), "mse")
@@ -101,6 +101,18 @@ def test_the_seeds_wanted_reproduce_a_method_that_is_the_published_one_four_time
     wanted = seeds_wanted(spread, allowed)
     assert power(wanted) > 0.77
     assert power(wanted - 1) < 0.83
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.15, 0.2, 0.25, 0.33, 0.4, 0.5, 0.7, 1.0])
+def test_the_seeds_wanted_are_the_fewest_that_scipys_quantiles_allow(spread):
+    t = pytest.importorskip("scipy.stats").t
+
+    def enough(seeds, margin=0.3):
+        return seeds**0.5 * margin / spread >= t.ppf(0.975, seeds - 1) + t.ppf(0.9, seeds - 1)
+
+    wanted = seeds_wanted(spread, 0.3)
+    assert enough(wanted)
+    assert wanted == 3 or not enough(wanted - 1)
 
 
 def test_seeds_wanted_at_the_ends():
