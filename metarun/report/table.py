@@ -304,9 +304,9 @@ def _beside_published(rows: Sequence[Row], method: int | None) -> list[dict[str,
             line["over tasks"] = f"± {row.over_tasks:.{row.digits}f}"
         if row.published and row.published.value is not None:
             mark = "" if row.published.verified == "paper" else " ?"
-            allowed = margin(row.published, row.metric)
             line["published"] = Measure(row.published.value, row.published.ci95, row.published.digits, mark=mark)
-            line["margin"] = f"± {allowed:.3g}"
+            allowed = margin(row.published, row.metric) if row.runs else 0.0  # only a run tells which metric it is
+            line["margin"] = f"± {allowed:.3g}" if row.runs else ""
             if isinstance(measured, Measure):
                 line["difference"] = Measure(measured.mean - row.published.value, None, row.digits, "+")
                 if line["verdict"] not in ("other protocol", "short budget"):

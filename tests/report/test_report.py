@@ -122,7 +122,8 @@ def test_the_whole_text_of_a_stream_of_single_examples():
         "accuracy, %, mean ± 95 % interval over examples",
         "97.12 ± 0.21              1,000 test examples",
         "",
-        "over 3 stages (higher is better, but for forgetting and intransigence): acc 0.8123, bwt -0.1, forgetting 0.1, intransigence 0.05",
+        "over 3 stages (higher is better, but for forgetting and intransigence): acc 0.8123, bwt -0.1, forgetting 0.1,"
+        " intransigence 0.05",
         "online accuracy 0.5 over 6,000 rounds with 122 switches of stage, 2 boundaries guessed",
         "",
         "1,000 test examples, 10 classes, batch norm running; 1,500 updates (best on validation: 1,250) in 410 s on cpu",

@@ -9,7 +9,7 @@ import yaml
 
 from metarun.config import ConfigError
 from metarun.report import table as tables
-from metarun.report.runs import collect
+from metarun.report.runs import Run, collect
 from metarun.report.table import Measure, make, mean_of
 
 
@@ -222,3 +222,142 @@ def test_every_cell_of_every_table_is_a_choice():
                 if (tables.CONFIGS / group).is_dir():
                     for value in values:
                         assert (tables.CONFIGS / group / f"{value}.yaml").is_file(), (path.stem, value)
+
+
+NOTES = [
+    "Measured: mean over seeds with its 95 % interval (Student's t, n - 1); over tasks: that over test tasks within a seed.",
+    "Reproduced: the whole protocol run, and the interval over seeds wholly within the margin of the published figure; better or"
+    " worse: wholly outside; inconclusive: neither, or fewer than three seeds. Seeds wanted: so many give a method whose mean is"
+    " the published one the verdict reproduced with a probability of 80 %.",
+    "Margin: the largest of the published 95 % interval, half of its last printed digit, and a quarter of 100 - value, at most 1.5"
+    " points; of a mean squared error a tenth of the value. A question mark: not read in the paper itself.",
+    "Published: Finn, Abbeel and Levine, Model-agnostic meta-learning for fast adaptation of deep networks, ICML 2017, table 2"
+    " (read there): 600 test tasks; the released code's inner rate is 0.001, the text's 0.01; how pre-training was tuned is not"
+    " told",
+]
+
+
+@pytest.fixture
+def sine(tmp_path):
+    """Two seeds of MAML, one cut short and changed, and pre-training that did not get far."""
+    for seed, (one, five) in enumerate([(0.6, 0.4), (0.7, 0.38)]):
+        by_step = [{"step": 1, "mean": one, "ci95": 0.02}, {"step": 5, "mean": five, "ci95": None}]
+        test = {"mse": {"mean": 0.3, "ci95": 0.01, "n_tasks": 6000}, "by_step": by_step}
+        write(tmp_path / f"m{seed}", {"+paper": "maml_sine_5shot", "seed": seed}, seed=seed, test=test)
+    test = {"mse": {"mean": 0.3, "ci95": 0.01, "n_tasks": 20}, "by_step": [{"step": 1, "mean": 2.0, "ci95": 0.5}]}
+    said = {"+paper": "maml_sine_5shot", "seed": 0, "budget": "smoke", "algo.inner_lr": 0.1}
+    write(tmp_path / "s", said, seed=0, test=test, budget={"name": "smoke", "share": 0.001}, protocol={"batch_norm": None})
+    write(tmp_path / "f", {"+paper": "finetune_sine_5shot", "seed": 0}, status="diverged", stopped="at update 3")
+    return make("maml_sine", collect([tmp_path]))
+
+
+def test_the_whole_text_of_a_table(sine):
+    heads = ["algo", "look", "measured", "over tasks", "published", "difference", "margin", "verdict", "seeds", "seeds wanted"]
+    heads += ["state", "test tasks", "updates", "budget", "changed", "commit", "device"]
+    full, smoke, empty = ["6,000", "100", "full", "", "abc", "cpu"], ["20", "100", "smoke", "`algo.inner_lr=0.1`", "abc", "cpu"], ""
+    stopped = "1 diverged (at update 3)"
+    rows = [
+        ["0.650 ± 0.635", "± 0.020", "0.67", "-0.020", "± 0.067", "inconclusive", "2", "14", "", *full],
+        ["0.390 ± 0.127", "", "0.38", "+0.010", "± 0.038", "inconclusive", "2", "4", "", *full],
+        ["", "", "0.35", "", "± 0.035", "", "2", "", "", *full],
+        ["2.000", "± 0.500", "0.67", "+1.330", "± 0.067", "other protocol", "1", "", "", *smoke],
+        ["", "", "0.38", "", "± 0.038", "", "1", "", "", *smoke],
+        ["", "", "0.35", "", "± 0.035", "", "1", "", "", *smoke],
+        *([stopped, "", value, *[empty] * 5, stopped, "", "", "full", "", "", ""] for value in ("2.41", "2.23", "2.19")),
+    ]
+    looks = [(algo, step) for algo in ("maml", "maml", "finetune") for step in (1, 5, 10)]
+    lines = [heads, ["---"] * 17, *([f"`{algo}`", f"`step {step}`", *row] for (algo, step), row in zip(looks, rows, strict=True))]
+    assert sine.markdown().splitlines() == [
+        *("| " + " | ".join(line) + " |" for line in lines),
+        "",
+        *(f"- {note}" for note in NOTES),
+    ]
+    assert sine.title == "MAML on sine waves beside pre-training (Finn et al. 2017, table 2)"
+
+
+def test_the_whole_tabular(sine):
+    lines = sine.latex().splitlines()
+    assert lines[:6] == [f"% {sine.title}", *(f"% {note}" for note in NOTES), r"\begin{tabular}{lllllllllllllllll}"]
+    assert lines[6] == r"\toprule"
+    assert lines[7].startswith(r"algo & look & measured & over tasks & published & difference & margin & verdict & seeds")
+    assert lines[8] == r"\midrule"
+    assert lines[9] == (
+        r"\texttt{maml} & \texttt{step 1} & $0.650 \pm 0.635$ & $\pm$ 0.020 & $0.67$ & $-0.020$ & $\pm$ 0.067 & inconclusive"
+        r" & 2 & 14 &  & 6,000 & 100 & full &  & abc & cpu \\"
+    )
+    assert r" & smoke & \texttt{algo.inner\_lr=0.1} & abc & cpu \\" in lines[12]
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert sine.latex().endswith("\\end{tabular}\n")
+
+
+def test_what_latex_would_read_is_escaped():
+    assert tables._latex("50 % of A_B & C #1, ± 2 \\") == r"50 \% of A\_B \& C \#1, $\pm$ 2 \textbackslash{}"
+    assert tables._latex("`a_b` and `c`") == r"\texttt{a\_b} and \texttt{c}"
+    assert tables._latex(Measure(98.7, 0.4, 1, mark=" ?")) == r"$98.7 \pm 0.4$ ?"
+
+
+def test_the_whole_csv(sine):
+    first, *rows = sine.csv().splitlines()
+    assert first == (
+        "algo,look,measured,measured ci95,over tasks,published,published ci95,difference,difference ci95,margin,verdict,seeds,"
+        "seeds wanted,state,test tasks,updates,budget,changed,commit,device"
+    )
+    assert rows[0] == 'maml,step 1,0.65,0.63531,0.020,0.67,,-0.02,,0.067,inconclusive,2,14,,"6,000",100,full,,abc,cpu'
+    assert rows[2] == 'maml,step 10,,,,0.35,,,,0.035,,2,,,"6,000",100,full,,abc,cpu'
+    assert rows[3] == "maml,step 1,2,,0.500,0.67,,1.33,,0.067,other protocol,1,,,20,100,smoke,algo.inner_lr=0.1,abc,cpu"
+    assert rows[6].startswith("finetune,step 1,1 diverged (at update 3),,,2.41,")
+    assert sine.csv().endswith("\n")
+    assert "\r" not in sine.csv()
+
+
+def test_the_picture_of_errors_names_them(sine):
+    (ax,) = sine.picture().axes
+    assert ax.get_xlabel() == "mean squared error, 95 % interval"
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["maml sine 5shot step 1", "maml sine 5shot step 5", "maml sine 5shot step 1 (smoke) algo.inner_lr=0.1"]
+
+
+def test_a_table_without_published_figures_has_no_notes(tmp_path):
+    said = {"+table": "orders", "trainer.order": "random", "algo": "maml", "data": "sine"}
+    merit(tmp_path, said, 0, [[4.0, 4.0], [1.0, 4.0], [3.0, 1.0]])
+    table = make("orders", collect([tmp_path]))
+    assert table.notes == []
+    assert table.markdown().splitlines()[-1].startswith("| `active` | ")  # and no empty line after it
+    (tmp_path / "out").mkdir()
+    assert table.save(tmp_path / "out")[0].read_text() == table.markdown() + "\n"
+
+
+def test_the_later_folder_of_a_seed_counts(tmp_path):
+    """A finished run before one that is not; of two finished ones the last by name."""
+    for name, mean, status in (("a", 0.9, "finished"), ("b", 0.95, "finished"), ("c", 0.1, "interrupted")):
+        test = {"accuracy": {"mean": mean, "ci95": 0.01, "n_tasks": 600}}
+        write(tmp_path / name, {"+paper": "maml_omniglot_5way_1shot", "seed": 0}, status=status, seed=0, test=test)
+    line = pick(lines("maml_omniglot", tmp_path), cell="5way_1shot")
+    assert (line["measured"], line["seeds"], "state" in line) == ("95.00", "1", True)
+    assert line["state"] == ""
+
+
+def test_intervals_over_tasks_are_those_of_the_figure_itself():
+    test = {
+        "mse": {"mean": 0.5, "ci95": 0.1},
+        "by_step": [{"step": 3, "mean": None, "ci95": None}, {"step": 5, "mean": 1, "ci95": 2}],
+    }
+    stream = {"acc": 0.5, "bwt": -0.25, "R": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "online": None}
+    run = Run(tables.CONFIGS, {"test": test, "continual": stream}, {})
+    found = {
+        name: tables.score(run, name) for name in ("test", "step 5", "step 4", "acc", "bwt", "last stage", "online", "forgetting")
+    }
+    assert found == {
+        "test": (0.5, 0.1),
+        "step 5": (1, 2),
+        "step 4": (None, None),
+        "acc": (0.5, 0.1),
+        "bwt": (-0.25, None),
+        "last stage": (6.0, None),
+        "online": (None, None),
+        "forgetting": (None, None),
+    }
+    assert str(tables.score(run, "step 3")[0]) == "nan"
+    plain = Run(tables.CONFIGS, {"test": {"accuracy": {"mean": 0.5, "ci95": None}}}, {})
+    assert tables.score(plain, "test") == (50.0, None)
+    assert tables.score(plain, "last stage") == tables.score(plain, "length 5") == tables.score(plain, "acc") == (None, None)

@@ -41,7 +41,7 @@ def test_more_dimensions_than_tasks_have_a_component_a_task():
 def test_r_squared_by_hand():
     """On the odd tasks, of a line through the even ones: R² = 1 - mean squared error / variance."""
     x = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
-    y = np.where(np.arange(8) % 2, x + [0, 0.5, 0, -0.5, 0, 0.5, 0, -0.5], x)  # the even ones are on the line
+    y = x + np.array([0, 0.5, 0, -0.5, 0, 0.5, 0, -0.5])  # the even ones are on the line
     vectors = np.column_stack([x, np.tile([0.001, 0.001, -0.001, -0.001], 2)])
     (found,) = recovered(vectors, {"y": y})  # eight tasks are just enough for two components
     odd = y[1::2]
