@@ -157,8 +157,10 @@ def _results(found: Sequence[Method]) -> Iterator[str]:
                 html.escape(str(results[0]["protocol"]["batch_norm"] or "")),
                 f"{results[0]['train']['iterations']:,}",
                 f"{np.mean([found['train']['seconds'] for found in results]):.0f}",
-                html.escape(", ".join({found["environment"]["device"] for found in results})),
-                html.escape(", ".join(sorted({str(found["environment"].get("git") or "") for found in results}))),
+                html.escape(", ".join(sorted({found["environment"]["device"] for found in results}))),
+                html.escape(
+                    ", ".join(sorted({found["environment"]["git"] for found in results if found["environment"].get("git")}))
+                ),
             ]
         )
     yield "<h2>Results</h2><p>Accuracies in per cent, else mean squared errors; of a stream the mean over its stages at the end."

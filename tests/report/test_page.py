@@ -8,7 +8,19 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from metarun.report.page import adaptation_curve, compare, learning_curve, methods, page, save
+from metarun.report.page import (
+    _clock,
+    _corrected,
+    _probability,
+    _rank,
+    _table,
+    adaptation_curve,
+    compare,
+    learning_curve,
+    methods,
+    page,
+    save,
+)
 from metarun.report.runs import collect
 from metarun.report.statistics import holm, paired
 
@@ -316,3 +328,155 @@ def test_two_hundred_runs_take_seconds(tmp_path):
     start = time.process_time()
     page(collect([tmp_path]))
     assert time.process_time() - start < 10
+
+
+def errors(path, algo, seed, scores, **more):
+    """A run of a regression: mean squared errors (tasks,), by step 1.0, 0.5 and 0.25; of one task the first alone."""
+    scores = np.array(scores, np.float64)
+    test = {"mse": {"mean": float(scores.mean()), "ci95": None if len(scores) == 1 else 0.125, "n_tasks": len(scores)}}
+    test["by_step"] = [{"step": step, "mean": 0.5**step} for step in range(3)] if len(scores) > 1 else [{"step": 0, "mean": 1.0}]
+    environment = {"device": f"cuda {seed}", "git": None if seed else "abc"}
+    protocol = {"batch_norm": None, "train": {"tasks": 25}}
+    metrics = [{"step": 100, "train/loss": 1.0}, {"step": 100, "val/mse": 2.0}, {"step": 200, "val/mse": 1.5}]
+    write(path, algo, seed, scores, test=test, environment=environment, protocol=protocol, metrics=metrics, **more)
+
+
+def test_the_whole_page_of_errors(tmp_path, drawn):
+    for seed in range(2):
+        errors(tmp_path / f"a{seed}", "maml", seed, [0.5, 0.75, 1.0 + seed])
+        errors(tmp_path / f"b{seed}", "cnp", seed, [0.25, 0.5, 0.25])
+    errors(tmp_path / "c", "anil", 0, [0.5], tested="others")
+    text = page(collect([tmp_path]))
+    rows = {row["method"]: row for row in cells(text, "Results")}
+    assert (rows["maml"]["test"], rows["maml"]["over tasks"]) == ("0.917 ± 2.118", "± 0.125")  # 0.75 and 1.083
+    assert (rows["anil"]["test"], rows["anil"]["over tasks"]) == ("0.500", "")
+    assert "batch norm" not in rows["maml"]
+    assert (rows["maml"]["device"], rows["maml"]["commit"]) == ("cuda 0, cuda 1", "abc")
+    expected = paired(np.array([0.25, 0.5, 0.25] * 2), np.array([0.5, 0.75, 1.0, 0.5, 0.75, 2.0]))
+    (row,) = cells(text, "Paired tests")
+    assert (row["best"], row["other"], row["runs"]) == ("cnp", "maml", "2 and 2")  # the smaller error is the better
+    assert row["difference"] == f"{expected.difference:+.3f} ± {expected.ci95:.3f}"
+    (alt,) = drawn
+    assert alt == "mean squared error against outer updates, tasks seen, inner steps"  # no speed was logged
+    updates, tasks, steps = drawn[alt].axes[:3]
+    assert updates.get_ylabel() == "mean squared error"
+    assert {line.get_label(): line.get_ydata().tolist() for line in steps.get_lines()} == {
+        "maml": [1, 0.5, 0.25],
+        "cnp": [1, 0.5, 0.25],
+    }
+    assert {line.get_label(): np.column_stack(line.get_data()).tolist() for line in tasks.get_lines()}["anil"] == [
+        [2500, 2.0],
+        [5000, 1.5],
+    ]
+
+
+def test_the_paragraphs_of_a_page(tmp_path, drawn):
+    write(tmp_path / "a", "maml", 0, [0.5, 0.7, 0.9], metrics=curve(0.5))
+    write(tmp_path / "b", "anil", 0, [0.6, 0.9, 0.9])
+    write(tmp_path / "c", "cnp", 0, [0.6, 0.9, 0.8], tested=None)
+    write(tmp_path / "d", "oml", 0, [[0.5, 0.5], [0.8, 0.8]], stages=["one", "two"], tested="others")
+    write(tmp_path / "e", "reptile", 0, [0.5], status="failed")
+    text = page(collect([tmp_path]))
+    assert text.startswith(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\n"
+        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        "<title>metarun: 5 runs</title><style>"
+    )
+    assert text.endswith("</p>\n\n")  # in the place of the picture
+    body = re.sub("<table>.*?</table>", "", text.partition("</style>")[2], flags=re.S)
+    assert re.findall("<h.>.*?</h.>", body) == [
+        "<h1>5 runs, 4 methods</h1>",
+        "<h2>Results</h2>",
+        "<h2>Runs without a result</h2>",
+        "<h2>Paired tests</h2>",
+        "<h2>Curves: accuracy, %</h2>",
+        "<h2>Streams: R</h2>",
+    ]
+    assert re.findall("<p>(.*?)</p>", " ".join(body.split())) == [
+        "Accuracies in per cent, else mean squared errors; of a stream the mean over its stages at the end. Mean over seeds with"
+        " its 95 % interval (Student's t); over tasks: that over test tasks within a seed.",
+        "The best method against each other one that was tested on the same tasks: the mean of the differences task by task, its"
+        " 95 % interval, and a two-sided paired t test. The best method was chosen on these very tasks, which flatters it. The"
+        " tests compare these trained models, not retrainings of them: how much another training would differ is in the interval"
+        " over seeds above.",
+        "Runs of these methods were made by an older version, which did not record the test tasks, and are left out of paired"
+        " tests: <code>cnp</code>. <code>metarun eval RUN</code> tests such a run again and records them.",
+        "Validation against updates, time and tasks; the test by inner step. Bands: 95 % intervals over seeds.",
+        "Down: the untrained learner, then after each stage; across: stages. Mean over seeds.",
+    ]
+    assert cells(text, "Runs without a result") == [{"run": str(tmp_path / "e"), "status": "failed"}]
+
+
+def test_a_table_of_a_page():
+    assert _table(["a", "b", "c"], [["1", "", "2"], ["3", "", ""]]) == (
+        "<div class=wide><table><thead><tr><th>a</th><th>c</th></tr></thead><tbody>\n"
+        "<tr><td>1</td><td>2</td></tr>\n<tr><td>3</td><td></td></tr>\n</tbody></table></div>"
+    )
+
+
+def test_probabilities_in_two_digits():
+    assert [_probability(p) for p in (0.0, 5e-324, 0.0344, 1.0)] == ["&lt; 1e-300", "4.9e-324", "0.034", "1"]
+
+
+def test_two_comparisons_are_corrected_and_one_is_not():
+    assert (_corrected(1), _corrected(2)) == ("", "p (Holm) is corrected for the 2 comparisons of the table.")
+
+
+def test_the_best_comes_first_and_what_is_not_finite_last():
+    values = {"good": [0.5, 1.0], "better": [0.25, 0.5], "lost": [None, 0.1], "nan": [float("nan")], "wild": [float("inf"), 0.0]}
+    assert sorted(values, key=lambda name: _rank(values[name], "mse")) == ["better", "good", "lost", "nan", "wild"]
+    assert sorted(values, key=lambda name: _rank(values[name], "accuracy")) == ["good", "better", "lost", "nan", "wild"]
+
+
+def test_a_single_task_and_unlike_numbers_of_them_are_not_compared(tmp_path):
+    for name, tasks in (("a", 1), ("b", 1), ("c", 2), ("d", 2), ("e", 3)):
+        write(tmp_path / name, name, 0, [0.5, 0.7, 0.9][:tasks], tested="the same")
+    found = dict(zip("abcde", methods(collect([tmp_path])), strict=True))
+    assert compare(found["a"], found["b"]) is None
+    assert compare(found["c"], found["d"]).df == 1
+    assert compare(found["c"], found["e"]) is None
+
+
+def test_a_run_with_unreadable_scores_is_not_compared_either_way(tmp_path):
+    write(tmp_path / "a", "maml", 0, [0.5, 0.7])
+    write(tmp_path / "b", "anil", 0, [0.5, 0.9])
+    (tmp_path / "b/test.npz").unlink()
+    anil, maml = methods(collect([tmp_path]))
+    assert compare(anil, maml) is None
+    assert compare(maml, anil) is None
+
+
+def test_curves_need_points_and_streams_have_none(tmp_path):
+    write(tmp_path / "a", "maml", 0, [0.5, 0.7])
+    write(tmp_path / "b", "oml", 0, [[0.5], [0.8]], stages=["one", "two"], metrics=curve(0.5, 0.6))
+    write(tmp_path / "c", "anil", 0, [0.5, 0.7], metrics=[{"step": 100, "val/accuracy": 0.5}])  # no speed logged
+    write(tmp_path / "d", "cnp", 0, [0.5, 0.7], metrics=curve(0.5, 0.6, 0.7))
+    found = {method.name: method for method in methods(collect([tmp_path]))}
+    axes = ("updates", "seconds", "tasks")
+    assert [learning_curve(found["maml"], axis) for axis in axes] == [None, None, None]
+    assert [learning_curve(found["oml"], axis) for axis in axes] == [None, None, None]
+    assert [learning_curve(found["anil"], axis) is None for axis in axes] == [False, True, False]
+    np.testing.assert_allclose(learning_curve(found["cnp"], "seconds").x, [10, 20, 30])
+
+
+def test_two_steps_are_a_curve_and_one_is_none(tmp_path):
+    for name, steps in (("a", 0), ("b", 1), ("c", 2)):
+        by_step = [{"step": step, "mean": 0.5} for step in range(steps)]
+        test = {"accuracy": {"mean": 0.5, "ci95": None, "n_tasks": 2}} | ({"by_step": by_step} if steps else {})
+        write(tmp_path / name, name, 0, [0.5, 0.5], test=test)
+    none, one, two = methods(collect([tmp_path]))
+    assert adaptation_curve(none) is adaptation_curve(one) is None
+    assert adaptation_curve(two).x.tolist() == [0, 1]
+
+
+def test_training_starts_at_no_seconds():
+    """Between the untrained learner and the first speed that was logged, the clock goes evenly."""
+    seconds = _clock([(100, 40.0), (200, 20.0)], 4)
+    assert [seconds(step) for step in (0, 50, 100, 150, 200)] == [0, 5, 10, 25, 40]
+
+
+def test_names_of_data_are_told_where_there_are_several(tmp_path):
+    for name, data in (("a", "omniglot"), ("b", "cifarfs"), ("c", "omniglot")):
+        write(tmp_path / name, "maml", 1, [0.5], overrides=[f"data={data}", "data.name=a=b"] if name != "c" else [], data=data)
+    names = [method.name for method in methods(collect([tmp_path]))]
+    assert names == ["cifarfs", "omniglot", "omniglot name=a=b"]  # of one algorithm, which goes without saying
