@@ -21,6 +21,16 @@ Numbers = NDArray[np.float64]
 
 INK, GUIDE = "#222222", "#cccccc"
 COLOURS = ("#bbbbbb", "#7fb3d5", "#2471a3", "#c0392b")
+LINE = {"color": COLOURS[3], "linewidth": 1}
+CURVE = LINE | {"marker": "o", "markersize": 3}
+INTERVALS = CURVE | {"capsize": 2}
+BAND = {"alpha": 0.2, "linewidth": 0}
+DOTTED = {"color": INK, "linewidth": 1, "linestyle": ":"}
+SMALL: dict[str, Any] = {"fontsize": 8}
+SLANTED = SMALL | {"rotation": 30, "ha": "right"}
+LEGEND = {"fontsize": 7, "frameon": False}
+BESIDE = LEGEND | {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+"""A legend on the right of its panel."""
 
 
 class Fit(NamedTuple):
@@ -38,18 +48,18 @@ def fits(examples: Sequence[Fit]) -> "Figure":
     """A panel for each number of shots: the truth, the support points, the prediction after each number of inner steps."""
     figure, axes = _figure(len(examples), 1, width=4.0)
     for ax, fit in zip(axes, examples, strict=True):
-        ax.plot(fit.x, fit.y, color=INK, linewidth=1, linestyle=":", label="truth")
+        ax.plot(fit.x, fit.y, label="truth", **DOTTED)
         several = len(fit.predictions) > 1
         for colour, (step, values) in zip(COLOURS, fit.predictions.items(), strict=False):
             label = f"{step} steps" if step != 1 else "1 step"
             ax.plot(fit.x, values, color=colour if several else COLOURS[-1], label=label if several else "prediction")
         ax.plot(fit.support_x, fit.support_y, "o", color=INK, markersize=4, label="support")
-        ax.set_title(f"{fit.shots} shots", fontsize=10)
+        ax.set_title(f"{fit.shots} shots", **SMALL)
         ax.set_xlabel("x")
         margin = 0.4 * max(float(np.ptp(fit.y)), 1e-3)
         ax.set_ylim(float(fit.y.min()) - margin, float(fit.y.max()) + margin)
     axes[0].set_ylabel("y")
-    axes[-1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes[-1].legend(**BESIDE)
     return figure
 
 
@@ -68,8 +78,8 @@ def learning_curve(metrics: Path, metric: str) -> "Figure":
     scores = [(line["step"], line[tag], line.get("ci95") or 0.0) for line in lines if line.get(tag) is not None]
     if scores:
         steps, mean, ci = (np.array(column) for column in zip(*scores, strict=True))
-        right.plot(steps, mean, color=COLOURS[3], linewidth=1)
-        right.fill_between(steps, mean - ci, mean + ci, color=COLOURS[3], alpha=0.2, linewidth=0)
+        right.plot(steps, mean, **LINE)
+        right.fill_between(steps, mean - ci, mean + ci, color=COLOURS[3], **BAND)
     right.set(xlabel="outer updates", ylabel=f"validation {metric}, 95 % interval")
     return figure
 
@@ -82,11 +92,7 @@ def adaptation_curve(by_step: Sequence[dict[str, Any]], metric: str) -> "Figure"
         [row["step"] for row in known],
         [row["mean"] for row in known],
         yerr=[row["ci95"] or 0.0 for row in known],
-        color=COLOURS[3],
-        capsize=2,
-        marker="o",
-        markersize=3,
-        linewidth=1,
+        **INTERVALS,
     )
     ax.set(xlabel="inner steps", ylabel=f"test {metric}, 95 % interval")
     return figure
@@ -102,10 +108,10 @@ def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     for (i, j), value in np.ndenumerate(values):
         dark = (value - low) / max(high - low, 1e-12) < 0.5
         colour = "white" if dark == (metric == "accuracy") else "black"
-        ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8, color=colour)
-    ax.set_xticks(range(len(stages)), stages, rotation=30, ha="right", fontsize=8)
+        ax.text(j, i, f"{value:.3g}", ha="center", va="center", color=colour, **SMALL)
+    ax.set_xticks(range(len(stages)), stages, **SLANTED)
     after = [f"after {name}" for name in stages] if len(values) > len(stages) else ["after the stream"]
-    ax.set_yticks(range(len(values)), ["untrained", *after], fontsize=8)
+    ax.set_yticks(range(len(values)), ["untrained", *after], **SMALL)
     ax.set_xlabel("tested on")
     figure.colorbar(image, ax=ax, label=metric)
     return figure
@@ -140,15 +146,15 @@ def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | No
             ax.set_xticks([])
             ax.set_yticks([])
             if ax.get_subplotspec().is_first_row():
-                ax.set_title(heads[name], fontsize=8)
+                ax.set_title(heads[name], **SMALL)
             if name in values:
                 image = ax.imshow(values[name], cmap="viridis_r" if error else "viridis", norm=scale, aspect="auto")
             else:
                 ax.spines[:].set_visible(False)
-        panels[0].set_ylabel(titles[title], fontsize=8, rotation=0, ha="right", va="center", multialignment="left")
+        panels[0].set_ylabel(titles[title], rotation=0, ha="right", va="center", multialignment="left", **SMALL)
         bar = figure.colorbar(image, ax=list(panels))
-        bar.set_label(metrics[title], fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        bar.set_label(metrics[title], **SMALL)
+        bar.ax.tick_params(labelsize=SMALL["fontsize"])
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
@@ -162,16 +168,16 @@ def beside_published(
 
     def point(label: str, mean: float, ci: float | None, place: float, colour: str, marker: str) -> None:
         named = None if label in drawn else label  # once in the legend
-        ax.errorbar(mean, place, xerr=ci, color=colour, marker=marker, markersize=4, capsize=2, label=named)
+        ax.errorbar(mean, place, xerr=ci, label=named, **INTERVALS | {"color": colour, "marker": marker})
         drawn.add(label)
 
     for place, (mean, ci, told) in enumerate(rows.values()):
         if told is not None and told[0] is not None:
             point("published", told[0], told[1], place + 0.15, COLOURS[2], "s")
         point("measured", mean, ci, place - 0.15, COLOURS[3], "o")
-    ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    ax.set_yticks(range(len(rows)), list(rows), **SMALL)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{unit}, 95 % interval")
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(**BESIDE)
     return figure
 
 
@@ -189,13 +195,13 @@ def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]]
     for ax, (axis, panel) in zip(axes, panels.items(), strict=False):
         for name, x, mean, ci in panel:
             ax.plot(x, mean, color=colours[name], linewidth=1.2, marker="o" if len(x) < 12 else None, markersize=3, label=name)
-            ax.fill_between(x, mean - ci, mean + ci, color=colours[name], alpha=0.2, linewidth=0)
+            ax.fill_between(x, mean - ci, mean + ci, color=colours[name], **BAND)
         ax.set(xlabel=axis, ylabel=unit)
         if not unit.startswith("accuracy") and all((mean > 0).all() for _, _, mean, _ in panel):
             ax.set_yscale("log")
     lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
     short = [textwrap.shorten(str(name), 90, placeholder=" …") for name in lines]
-    figure.legend(lines.values(), short, fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
+    figure.legend(lines.values(), short, loc="outside lower center", ncols=columns, **LEGEND)
     return figure
 
 
@@ -203,9 +209,9 @@ def presentations(rows: Sequence[dict[str, Any]], ways: int) -> "Figure":
     """Accuracy by how often the class has been presented, with its interval over tasks, and chance."""
     figure, (ax,) = _figure(1, 1, width=4.5)
     number, mean, ci = (np.array([row[key] for row in rows], np.float64) for key in ("presentation", "mean", "ci95"))
-    ax.errorbar(number, mean, yerr=ci, color=COLOURS[3], capsize=2, marker="o", markersize=3, linewidth=1)
-    ax.axhline(1 / ways, color=INK, linewidth=1, linestyle=":")
-    ax.text(number[-1], 1 / ways, "chance", fontsize=8, ha="right", va="bottom")
+    ax.errorbar(number, mean, yerr=ci, **INTERVALS)
+    ax.axhline(1 / ways, **DOTTED)
+    ax.text(number[-1], 1 / ways, "chance", ha="right", va="bottom", **SMALL)
     ax.set(xlabel="presentation of the class", ylabel="test accuracy, 95 % interval", ylim=(0, 1))
     return figure
 
@@ -214,7 +220,7 @@ def by_length(rows: Sequence[dict[str, Any]], metric: str) -> "Figure":
     """The score on what has been learned so far, by the length of the stream, with its interval over streams."""
     figure, (ax,) = _figure(1, 1, width=4.5)
     length, mean, ci = (np.array([row[key] for row in rows], np.float64) for key in ("length", "mean", "ci95"))
-    ax.errorbar(length, mean, yerr=np.nan_to_num(ci), color=COLOURS[3], capsize=2, marker="o", markersize=3, linewidth=1)
+    ax.errorbar(length, mean, yerr=np.nan_to_num(ci), **INTERVALS)
     ax.set(xlabel="classes or functions so far", ylabel=f"test {metric} on them, 95 % interval")
     return figure
 
@@ -239,12 +245,12 @@ def stage_curves(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
     figure, (ax,) = _figure(1, 1, width=5.5)
     colours = _colours(len(stages))
     for j, (name, colour) in enumerate(zip(stages, colours, strict=True)):
-        ax.plot(values[:, j], color=colour, linewidth=1, marker="o", markersize=3, label=name)
+        ax.plot(values[:, j], label=name, **CURVE | {"color": colour})
         ax.plot(j + 1, values[j + 1, j], "o", color=colour, markersize=7)  # just learned
-    ax.plot(values.mean(1), color=INK, linewidth=1.5, linestyle=":", label="mean")
-    ax.set_xticks(range(len(values)), ["untrained", *stages], rotation=30, ha="right", fontsize=8)
+    ax.plot(values.mean(1), label="mean", **DOTTED)
+    ax.set_xticks(range(len(values)), ["untrained", *stages], **SLANTED)
     ax.set(xlabel="trained up to", ylabel=f"test {metric}")
-    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(**BESIDE)
     return figure
 
 
@@ -263,7 +269,7 @@ def online(scores: Sequence[float], rounds: Sequence[int], stages: Sequence[str]
     if metric == "mse":
         ax.set_yscale("log")
     ax.set(xlabel="round", ylabel=f"online {metric}, mean of {width} rounds" if width > 1 else f"online {metric}")
-    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(**BESIDE)
     return figure
 
 
@@ -271,16 +277,16 @@ def tasks(panels: Mapping[str, Any], title: str) -> "Figure":
     """A panel a task, three in a row: a mosaic (height, width, channels), or the points of a curve's support and queries."""
     rows = -(-len(panels) // 3)
     figure, grid = _figure(min(len(panels), 3), rows, width=4.5, height=3.0)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, **SMALL)
     for ax, (name, panel) in zip(np.ravel(grid), panels.items(), strict=False):
-        ax.set_title(name, fontsize=9)
+        ax.set_title(name, **SMALL)
         if isinstance(panel, np.ndarray):
             ax.imshow(panel, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             ax.set_axis_off()
         else:
             for points, marker, label in zip(panel, ("o", "x"), ("support", "query"), strict=True):
                 ax.plot(points[:, 0], points[:, 1], marker, color=COLOURS[3] if marker == "o" else COLOURS[2], label=label)
-            ax.legend(fontsize=7, frameon=False)
+            ax.legend(**LEGEND)
     return figure
 
 

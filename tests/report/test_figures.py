@@ -61,7 +61,7 @@ def test_a_learning_curve_has_the_loss_and_the_validation_score(tmp_path):
     rows = [
         {"step": 100, "train/loss": 2.0},
         {"step": 200, "train/loss": 0.1},
-        {"step": 200, "val/mse": 0.5, "ci95": 0.2},
+        {"step": 200, "val/mse": 0.5, "ci95": 0.25},
         {"step": 300, "val/mse": 0.3, "ci95": None},
         {"step": 300, "val/mse": None},
         {"step": 300, "train/loss": None},
@@ -69,7 +69,7 @@ def test_a_learning_curve_has_the_loss_and_the_validation_score(tmp_path):
     left, right = figures.learning_curve(metrics_file(tmp_path, *rows), "mse").axes
     assert list(lines(left).values()) == [[[100, 2.0], [200, 0.1]]]
     assert list(lines(right).values()) == [[[200, 0.5], [300, 0.3]]]
-    assert band(right) == pytest.approx((0.3, 0.7))
+    assert band(right) == pytest.approx((0.25, 0.75))
     assert labels(left) == ("outer updates", "training loss")
     assert labels(right) == ("outer updates", "validation mse, 95 % interval")
     assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")  # the loss fell to a twentieth
@@ -351,3 +351,150 @@ def test_a_figure_is_written_whole_and_freed(tmp_path):
     assert (tmp_path / "figures" / "a.png").read_bytes().startswith(b"\x89PNG")
     figures.close(figure)
     assert figure.axes == []
+
+
+# What a reader needs beside the data ---------------------------------------------------------------------------------------------
+
+NONE = [[None, 0.2], [0.9, None], [0.5, 0.8]]
+X = np.array([1.0, 2.0])
+SIZES = [
+    (lambda: figures.fits([figures.Fit(1, X, X, X, X, {0: X})] * 3), (12, 3.2)),
+    (lambda: figures.adaptation_curve([row(0, 1.0)], "mse"), (4.5, 3.2)),
+    (lambda: figures.stage_matrix(TIMES, ["a", "b"], "accuracy"), (3.6, 3.3)),
+    (lambda: figures.stage_curves(TIMES, ["a", "b"], "accuracy"), (5.5, 3.2)),
+    (lambda: figures.beside_published({"a": (0.5, None, None), "b": (0.5, None, None)}, "x"), (7, 1.64)),
+    (lambda: figures.curves({"a": [("m", X, X, X), ("n", X, X, X)]}, "x"), (5.5, 3.5)),  # a line of the legend for each name
+    (lambda: figures.curves({name: [(str(i), X, X, X) for i in range(5)] for name in "abc"}, "x"), (11, 6.85)),  # two in a row
+    (lambda: figures.presentations([{"presentation": 1, "mean": 0.2, "ci95": 0.1}], 5), (4.5, 3.2)),
+    (lambda: figures.by_length([{"length": 1, "mean": 0.2, "ci95": 0.1}], "mse"), (4.5, 3.2)),
+    (lambda: figures.task_vectors(np.zeros((3, 2)), {"a": np.arange(3.0), "b": np.arange(3.0)}), (8, 3.2)),
+    (lambda: figures.online([1.0], [0], ["a"], "mse"), (9, 3.2)),
+    (lambda: figures.tasks(dict.fromkeys("abcd", (np.zeros((1, 2)), np.zeros((1, 2)))), "x"), (13.5, 6)),
+]
+
+
+@pytest.mark.parametrize(("draw", "size"), SIZES)
+def test_a_figure_grows_with_its_panels(draw, size):
+    """Inches, at which the text of 8 points can be read."""
+    np.testing.assert_allclose(draw().get_size_inches(), size)
+
+
+def test_a_learning_curve_has_two_panels_in_two_colours(tmp_path):
+    path = metrics_file(tmp_path, {"step": 1, "train/loss": 2.0}, {"step": 1, "val/mse": 0.5, "ci95": 0.25})
+    figure = figures.learning_curve(path, "mse")
+    np.testing.assert_allclose(figure.get_size_inches(), (9, 3.2))
+    left, right = figure.axes
+    assert [ax.get_lines()[0].get_color() for ax in (left, right)] == [figures.COLOURS[2], figures.COLOURS[3]]
+    assert to_hex(right.collections[0].get_facecolor()[0]) == figures.COLOURS[3]
+
+
+def test_the_numbers_of_a_matrix_stand_in_its_fields_and_can_be_read():
+    ax, bar = figures.stage_matrix([[10.0, 11.0], [12.0, 10.5], [10.9, 11.1]], ["a", "b"], "accuracy").axes
+    assert [text.get_color() for text in ax.texts] == ["white", "black", "black", "white", "white", "black"]
+    assert {(text.get_ha(), text.get_va()) for text in ax.texts} == {("center", "center")}
+    assert bar.get_ylim() == (10.0, 12.0)
+    assert ax.get_aspect() == "auto"
+    assert not any(line.get_visible() for line in ax.get_xgridlines())
+
+
+def test_a_missing_score_leaves_its_field_empty_and_its_mean_undrawn():
+    figure = figures.stage_matrices({"x": {"none": NONE}}, {"x": "accuracy"})
+    np.testing.assert_array_equal(figure.axes[0].get_images()[0].get_array().filled(np.nan), np.array(NONE, np.float64))
+    (ax,) = figures.stage_curves(NONE, ["a", "b"], "accuracy").axes
+    mean = next(line for line in ax.get_lines() if line.get_label() == "mean")
+    np.testing.assert_array_equal(mean.get_ydata(), [np.nan, np.nan, 0.65])
+
+
+def test_the_scales_of_a_row_are_those_of_its_bar():
+    R = {"omniglot": {"none": TIMES, "ewc": [[0.3, 0.4], [0.95, 0.05], [0.7, 0.6]]}, "sine": {"none": [[4.0], [0.5]]}}
+    figure = figures.stage_matrices(R, {"omniglot": "accuracy", "sine": "mse"})
+    np.testing.assert_allclose([bar.get_ylim() for bar in figure.axes[-2:]], [(0.05, 0.95), (0.5, 4.0)])
+    assert [ax.get_images()[0].norm.vmax for ax in (figure.axes[0], figure.axes[1])] == [0.95, 0.95]
+    assert not any(line.get_visible() for ax in figure.axes[:2] for line in ax.get_xgridlines())
+    titles = figure.axes[0].yaxis.label
+    assert (titles.get_rotation(), titles.get_ha(), titles.get_va()) == (0, "right", "center")
+
+
+def test_measured_and_published_have_marks_of_their_own():
+    (ax,) = figures.beside_published({"maml": (98.5, 1.0, (98.7, 0.4))}, "accuracy, %").axes
+    assert {label_of(container): container[0].get_marker() for container in ax.containers} == {"published": "s", "measured": "o"}
+
+
+def test_a_methods_band_has_the_colour_of_its_curve():
+    first, second = figures.curves({name: [("m", X, X, X), ("n", X, X, X)] for name in "ab"}, "accuracy, %").axes
+    for ax in (first, second):
+        for line, filled in zip(ax.get_lines(), ax.collections, strict=True):
+            assert to_hex(filled.get_facecolor()[0]) == to_hex(line.get_color())
+            assert filled.get_alpha() == 0.2
+
+
+def test_stages_have_colours_of_their_own_and_dots_where_they_were_learned():
+    (ax,) = figures.stage_curves(TIMES, ["a", "b"], "accuracy").axes
+    a, learned_a, b, learned_b, mean = ax.get_lines()
+    assert (a.get_color(), b.get_color()) == (learned_a.get_color(), learned_b.get_color())
+    assert a.get_color() != b.get_color()
+    assert (learned_a.get_marker(), a.get_marker(), mean.get_marker()) == ("o", "o", "None")
+    assert (mean.get_color(), mean.get_linestyle()) == (figures.INK, ":")
+
+
+def test_colours_go_along_one_scale():
+    from matplotlib import colormaps
+
+    viridis = colormaps["viridis"]
+    assert figures._colours(3) == [viridis(0.0), viridis(0.45), viridis(0.9)]
+    assert figures._colours(2) == [viridis(0.0), viridis(0.9)]
+    assert figures._colours(1) == [viridis(0.0)]
+
+
+def test_two_rounds_are_averaged_from_four_hundred_on():
+    (ax,) = figures.online(np.arange(400.0), [0] * 400, ["a"], "accuracy").axes
+    assert ax.get_ylabel() == "online accuracy, mean of 2 rounds"
+    assert ax.get_lines()[0].get_color() == figures.INK
+    assert ax.patches[0].get_alpha() == 0.25
+    (ax,) = figures.online(np.arange(399.0), [0] * 399, ["a"], "accuracy").axes
+    assert ax.get_ylabel() == "online accuracy"
+
+
+def test_support_and_query_have_colours_of_their_own_and_images_are_grey():
+    figure = figures.tasks({"a": (np.zeros((1, 2)), np.ones((1, 2))), "b": np.zeros((2, 2))}, "x")
+    assert [line.get_color() for line in figure.axes[0].get_lines()] == [figures.COLOURS[3], figures.COLOURS[2]]
+    image = figure.axes[1].get_images()[0]
+    assert (image.get_cmap().name, image.get_interpolation()) == ("gray", "nearest")
+
+
+def test_fits_have_their_legend_beside_the_last_panel():
+    two = figures.Fit(5, X, X, X, X, {0: X, 1: 2 * X})
+    first, second, third = figures.fits([two] * 3).axes
+    assert [ax.get_legend() is None for ax in (first, second, third)] == [True, True, False]
+    truth, before, after, support = first.get_lines()
+    assert (truth.get_linestyle(), support.get_linestyle(), support.get_marker()) == (":", "None", "o")
+    assert [line.get_color() for line in (before, after)] == list(figures.COLOURS[:2])
+
+
+def test_task_vectors_have_a_bar_for_each_parameter():
+    figure = figures.task_vectors(np.zeros((3, 2)), {"a": np.arange(3.0), "b": np.arange(9.0, 12.0)})
+    assert [bar.get_ylim() for bar in figure.axes[2:]] == [(0, 2), (9, 11)]
+    (plain,) = figures.task_vectors(np.zeros((3, 2)), {}).axes
+    assert to_hex(plain.collections[0].get_facecolor()[0]) == figures.COLOURS[2]
+
+
+def test_panels_have_a_grid_behind_the_data_and_no_frame():
+    (ax,) = figures.adaptation_curve([row(0, 1.0)], "mse").axes
+    assert [ax.spines[side].get_visible() for side in ("top", "right", "left", "bottom")] == [False, False, True, True]
+    assert ax.get_axisbelow() is True
+    assert {line.get_color() for line in ax.get_xgridlines()} == {figures.GUIDE}
+
+
+def test_a_picture_has_120_dots_an_inch_and_is_laid_out_once(tmp_path):
+    figure = figures.adaptation_curve([row(0, 1.0)], "mse")
+    figures.save(figure, tmp_path / "a.png")
+    header = (tmp_path / "a.png").read_bytes()[16:24]
+    assert (int.from_bytes(header[:4]), int.from_bytes(header[4:])) == (540, 384)
+    box = figure.axes[0].get_position()
+    assert box.x0 * 540 > 50  # there is room for the label
+    figures.save(figure, tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_titles_are_broken_at_their_lines_and_where_they_are_long():
+    assert figures._wrapped("a b\n\nlonger than ten", 10) == "a b\n\nlonger\nthan ten"
