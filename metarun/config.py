@@ -22,7 +22,7 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
 
 
 LATER: dict[str, dict[str, Any]] = {
-    "trainer": {"nonfinite": "stop", "deterministic": False, "clip_value": None},
+    "trainer": {"nonfinite": "stop", "deterministic": False, "clip_value": None, "report_steps": "last"},
     "algo": {"networks.snail.dilation": 1},
     "model": {"eps": 1e-5, "slope": 0.0, "standardise": None, "gain": 1.0, "head_init": "torch", "head_bias": 0.0},
 }

@@ -40,6 +40,7 @@ from metarun.trainer import checkpoint
 from metarun.trainer.budget import Budget
 from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
+from metarun.trainer.headline import Headline, diverged
 from metarun.trainer.machine import choose_device, keep_freed_memory, make_deterministic, set_threads
 from metarun.trainer.trainer import Diverged, Outcome, Pruned, Trainer, metric_name
 
@@ -368,11 +369,11 @@ def measured(
     ``probes`` is what the learner told of the test tasks beside their scores, ``reference`` what `joint_scores` gave.
     """
     metric, position = metric_name(parts.algorithm), outcome.position
-    looks = looks_of(parts.algorithm)
-    test = tested(outcome.test, metric, looks)
+    scores = dict(zip(outcome.stages, outcome.test, strict=True))
+    test = tested(scores, metric, outcome.headline, outcome.look)
     first = parts.trainer.paper_tasks
     if first is not None and first < outcome.test[0].shape[1]:
-        test["first_tasks"] = tested([scores[:, :first] for scores in outcome.test], metric, looks)
+        test["first_tasks"] = tested({name: of[:, :first] for name, of in scores.items()}, metric, outcome.headline, outcome.look)
     if "by_presentation" in probes:
         shown = enumerate(map(summary, probes["by_presentation"].T[:PRESENTATIONS]), 1)
         test["by_presentation"] = [{"presentation": i, "mean": found["mean"], "ci95": found["ci95"]} for i, found in shown]
@@ -430,19 +431,19 @@ def online(outcome: Outcome, metric: str) -> dict[str, Any] | None:
     }
 
 
-def looks_of(algorithm: Algorithm) -> list[int] | None:
-    """After which inner steps a test looks; None: it takes none."""
-    return None if algorithm.steps is None else algorithm.looks(algorithm.steps)
-
-
-def tested(stages: list[NDArray[np.float64]], metric: str, looks: list[int] | None) -> dict[str, Any]:
-    """Test figures from the scores (looks, tasks) of each stage: on the last look, and after each inner step that was looked at."""
-    found = [summary(*scores) for scores in zip(*stages, strict=True)]
-    if looks is None:
-        return {metric: found[-1]}
+def tested(stages: Mapping[str, Scores], metric: str, headline: Headline, look: int) -> dict[str, Any]:
+    """Test figures from the scores (looks, tasks) of each stage: at ``look``, and after each number of inner steps looked at."""
+    found = [summary(*scores) for scores in zip(*stages.values(), strict=True)]
+    if headline.looks is None:
+        return {metric: found[look]}
     shown = ("mean", "ci95", "median", "n_nonfinite")
-    by_step = zip(looks, found, strict=True)
-    return {metric: found[-1], "by_step": [{"step": step, **{key: look[key] for key in shown}} for step, look in by_step]}
+    by_step = zip(headline.looks, found, strict=True)
+    return {
+        metric: found[look],
+        "steps": {"n": headline.looks[look], "chosen_by": headline.chosen_by},
+        "diverged": diverged(stages, look) if metric == "mse" else None,
+        "by_step": [{"step": step, **{key: row[key] for key in shown}} for step, row in by_step],
+    }
 
 
 def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, Scores]:

@@ -18,7 +18,7 @@ from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
 from metarun.cl.method import ContinualMethod
-from metarun.config import CONFIGS, ConfigError, check_own_keys, digest, nearest
+from metarun.config import CONFIGS, LATER, ConfigError, check_own_keys, digest, nearest
 from metarun.data import provenance
 from metarun.data.images import ImageData, to_shape
 from metarun.data.source import Data, Stage
@@ -26,11 +26,12 @@ from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import Weights
 from metarun.report.summary import describe, figure
 from metarun.rng import derive
-from metarun.run import Parts, build_data, build_method, describe_results, looks_of, make_network, save_scores, tested
+from metarun.run import Parts, build_data, build_method, describe_results, make_network, save_scores, tested
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate as scores_of
 from metarun.trainer.evaluation import testing
+from metarun.trainer.headline import Headline
 from metarun.trainer.machine import choose_device, set_threads
 from metarun.trainer.trainer import Trainer, metric_name
 from metarun.trust import check_names
@@ -57,6 +58,7 @@ class Learner:
         self.results = results
         config = self.folder.configuration()
         check_names(OmegaConf.to_container(config, resolve=True))  # a run from elsewhere: before anything in it is looked up
+        config.trainer = {**LATER["trainer"], **config.trainer}  # of a run from before these keys
         self.config = config
         self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
         last = checkpoint.load(self.folder.last)
@@ -123,11 +125,11 @@ class Learner:
         Raises:
             ConfigError: one is not finite.
         """
-        means = []
+        means, steps = [], (self.results["test"].get("steps") or {}).get("n", self.algorithm.steps)
         with testing(self.algorithm):
             for state in self.states:
                 self.algorithm.load_state_dict(state)
-                means.append(self.algorithm.predictions(task, self.algorithm.steps, path=False)[-1, 0])
+                means.append(self.algorithm.predictions(task, steps, path=False)[-1, 0])
         found = torch.stack(means).mean(0)
         failed = int((~found.isfinite().all(-1)).sum())
         if failed:
@@ -271,18 +273,22 @@ def test(
         learner.results.get("budget") or {},
         config,
     )
-    found = []
+    headline, validation, found = Headline(trainer.report_steps, algorithm), [], {}
+    scores = partial(scores_of, algorithm, ensemble=states if len(states) > 1 else None)
     for number, stage in enumerate(stages):
         with method.testing(algorithm, number) if own else nullcontext():
-            found.append(scores_of(algorithm, stage.test, trainer.test_tasks, ensemble=states if len(states) > 1 else None))
+            found[stage.name] = scores(stage.test, trainer.test_tasks)
+            if headline.path:
+                validation.append(scores(stage.val, trainer.val_tasks))
+    look = headline.best(validation) if headline.path else headline.place
     choices = {key: known[key] for key in ("algo", "data", "cl", "model")}
     metric = metric_name(algorithm)
     results = describe_results(config, choices, parts, tracking.source_digest(config))
-    results |= {"tested": tested_on, "test": tested(found, metric, looks_of(algorithm)), "train": learner.results["train"]}
+    results |= {"tested": tested_on, "test": tested(found, metric, headline, look), "train": learner.results["train"]}
     before, after = learner.results["test"][metric]["mean"], results["test"][metric]["mean"]
     worse = None if before is None or after is None else (before - after if metric == "accuracy" else after - before)
     folder.path.mkdir(parents=True, exist_ok=True)
-    save_scores(folder, [stage.name for stage in stages], found)
+    save_scores(folder, list(found), list(found.values()))
     return {**results, "of": str(learner.folder.path.name), "drop": worse}
 
 

@@ -100,8 +100,7 @@ def compare(algo: str, data: str, seconds: float, overrides: list[str]) -> None:
         shots = {shots: test_with(FOLDER / name, shots) for shots in (5, 10)}
     else:
         accuracy = found["test"]["accuracy"]
-        last = found["test"].get("by_step", [{"step": None}])[-1]["step"]
-        shots = {1: [{"step": last, **accuracy}]}
+        shots = {1: [{"step": found["test"].get("steps", {"n": None})["n"], **accuracy}]}
     (FOLDER / name / "cell.json").write_text(json.dumps({"results": found, "by_shots": shots}))
     print(f"{name}: {count:,} updates, {found['train']['seconds']:.0f} s", flush=True)
 

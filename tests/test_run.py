@@ -60,7 +60,7 @@ def test_results_hold_what_the_contract_says(metarun):
     for row, expected in zip(found["test"]["by_step"], scores[0], strict=True):
         assert row["mean"] == pytest.approx(expected.mean())
         assert row["ci95"] == pytest.approx(1.96 * expected.std(ddof=1) / 50**0.5)
-    assert found["test"]["first_tasks"]["mse"]["mean"] == pytest.approx(scores[0, -1, :10].mean())
+    assert found["test"]["first_tasks"]["mse"]["mean"] == pytest.approx(scores[0, 1, :10].mean())
     assert found["protocol"] == {
         "ways": None,
         "shots": 10,

@@ -66,6 +66,12 @@ def by_step(values: np.ndarray) -> list[dict[str, object]]:
     return [{"step": step, **{key: row[key] for key in row if key != "n_tasks"}} for step, row in enumerate(rows)]
 
 
+def figures(values: np.ndarray) -> dict[str, object]:
+    """Of a test, taken after as many inner steps as in training."""
+    steps = {"n": STEPS, "chosen_by": "trained"}
+    return {"mse": statistics(values[STEPS]), "steps": steps, "diverged": None, "by_step": by_step(values)}
+
+
 def twin(stage):
     """Losses of the updates, validations by step, and the weights that were best on validation with their step."""
     weights, losses, validations, best = initial(), [], {}, None
@@ -78,7 +84,7 @@ def twin(stage):
         losses.append(loss.item())
         optimizer.step()
         if step % EVERY == 0:
-            validations[step] = scores(weights, stage.val.sample(torch.arange(VAL)))[-1]
+            validations[step] = scores(weights, stage.val.sample(torch.arange(VAL)))[STEPS]
             if best is None or validations[step].mean() < validations[best[0]].mean():
                 best = step, {name: w.detach().clone() for name, w in weights.items()}
     return losses, validations, *best
@@ -175,9 +181,8 @@ def test_every_field(metarun):
             },
             "validation": {"mse": statistics(validations[best])},
             "test": {
-                "mse": statistics(test[-1]),
-                "by_step": by_step(test),
-                "first_tasks": {"mse": statistics(test[-1, :FIRST]), "by_step": by_step(test[:, :FIRST])},
+                **figures(test),
+                "first_tasks": figures(test[:, :FIRST]),
             },
             "continual": None,
             "train": {

@@ -34,6 +34,7 @@ class Algorithm(nn.Module, ABC):
         kinds: the kinds of task it can learn.
         adapts: whether it learns from support sets; one that does not is for classes (or a function) that all tasks share.
         steps: inner steps of a test, which looks after each of `looks`; None: it looks at the end of adaptation alone.
+        trained_steps: inner steps in training; None: training takes none.
         feedforward: whether `answers` is one pass through networks, without gradients taken inside, in which tasks stay apart on
             axis 0. The gradients of all tasks then come from one backward pass (`metarun.cl.fisher`).
         draws_once: whether what it draws in training holds for all tasks of an update alike, and not for each by itself.
@@ -53,6 +54,7 @@ class Algorithm(nn.Module, ABC):
     draws_once: ClassVar[bool] = False
     feedforward: ClassVar[bool] = False
     steps: int | None = None
+    trained_steps: int | None = None
     held: int = 0
     trains: bool = True
     gradient_scale: float = 1.0
@@ -133,8 +135,8 @@ class Algorithm(nn.Module, ABC):
         return {}
 
     def looks(self, steps: int) -> list[int]:
-        """After which of 0 … ``steps`` inner steps a test looks."""
-        return recorded_steps(steps)
+        """After which of 0 … ``steps`` inner steps a test looks, those in training among them."""
+        return sorted({*recorded_steps(steps), min(steps, self.trained_steps or 0)})
 
     def network_pass(self, episodes: Episodes) -> None:
         """Put all examples through the network once, to count the work in it."""

@@ -45,6 +45,7 @@ class FineTuner(GradientLearner):
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(inner_batch is None or inner_batch > 0, "inner_batch", inner_batch, "1 or more, or null")
         self.inner_lr, self.inner_optimizer, self.inner_batch = inner_lr, inner_optimizer, inner_batch
+        self.trained_steps = None
         if inner_batch:
             self.steps = None
 

@@ -237,7 +237,8 @@ class GradientLearner(Algorithm):
         super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
         require(inner_steps > 0, "inner_steps", inner_steps, "1 or more")
         require(test_steps >= 0, "test_steps", test_steps, "0 or more")
-        self.inner_steps, self.steps = inner_steps, test_steps
+        self.inner_steps = self.trained_steps = inner_steps
+        self.steps = test_steps
         self.first_order, self.recompute = first_order, recompute
         self.frozen: frozenset[str] = frozenset()
 

@@ -130,11 +130,15 @@ class Run:
 
     @cached_property
     def task_scores(self) -> Numbers | None:
-        """Scores of the test tasks at the last look, (tasks,), stage after stage by name; None: unknown, or not all finite."""
-        path = (self.tested[1] if self.tested else self.path) / "test.npz"
+        """Scores of the test tasks behind the figure, (tasks,), stage after stage by name; None: unknown, or not all finite."""
+        folder = self.tested[1] if self.tested else self.path
+        path = folder / "test.npz"
+        test = ((read_results(folder / "results.json") if folder != self.path else None) or self.results)["test"]
+        steps = [row["step"] for row in test.get("by_step", [])]
+        look = steps.index(test["steps"]["n"]) if test.get("steps") else -1
         try:
             with path.open("rb") as opened, np.load(opened) as file:
-                scores: Numbers = file["scores"][np.argsort(file["stages"]), -1]
+                scores: Numbers = file["scores"][np.argsort(file["stages"]), look]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

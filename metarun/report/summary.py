@@ -18,16 +18,20 @@ def describe(results: Mapping[str, Any]) -> str:
     name, also = ("accuracy, %", "") if metric == "accuracy" else ("mean squared error", " (median)")
     lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over {unit}{also}"]
     if "by_step" in test:
-        last = test["by_step"][-1]["step"]
+        last, scored = test["by_step"][-1]["step"], (test.get("steps") or {}).get("n")
         if len(groups) > 1:
             lines.append(" " * 12 + "".join(f"{title:<26}" for title, _ in groups))
         for rows in zip(*(group["by_step"] for _, group in groups), strict=True):
             step = rows[0]["step"]
-            if step in STEPS_SHOWN or step > max(STEPS_SHOWN) or step == last:
+            if step in (*STEPS_SHOWN, scored, last) or step > max(STEPS_SHOWN):
                 cells = "".join(f"{_cell(row, metric, median=True):<26}" for row in rows)
                 lines.append(f"{step:<12}{cells}".rstrip())
     else:
         lines += [f"{_cell(group[metric], metric, median=True):<26}{title}" for title, group in groups]
+    if test.get("steps"):
+        lines.append(f"The score is that after {_steps(test['steps'])}.")
+    if test.get("diverged"):
+        lines.append(_diverged(test["diverged"], test[metric]["n_tasks"]))
     bad = test[metric]["n_nonfinite"]
     if bad:
         lines.append(f"{bad:,} of {test[metric]['n_tasks']:,} tasks are not finite; median {test[metric]['median']}")
@@ -70,6 +74,24 @@ def figure(results: Mapping[str, Any]) -> str:
     """The test figure in a few words: `accuracy 97.71 ± 0.21 %`."""
     metric = "accuracy" if "accuracy" in results["test"] else "mse"
     return f"{metric} {_cell(results['test'][metric], metric)}{' %' if metric == 'accuracy' else ''}"
+
+
+def _steps(found: Mapping[str, Any]) -> str:
+    """`1 inner step, as in training`."""
+    why = {"trained": "as in training", "validation": "chosen on validation", "last": "all that a test takes"}
+    return f"{found['n']} inner step{'s' * (found['n'] != 1)}, {why[found['chosen_by']]}"
+
+
+def _diverged(found: Mapping[str, Any], tasks: int) -> str:
+    """How many test tasks have diverged, the worst of them, and the mean of the others."""
+    worst = found["tasks"][0]
+    error = "not finite" if worst["mse"] is None else f"{worst['mse']:.3g}"
+    others = found["others"] and found["others"]["mean"] is not None
+    return (
+        f"{found['n']:,} of {tasks:,} test tasks diverged: their error is more than ten times the mean before adaptation"
+        f" (the worst: {worst['stage']} task {worst['task']}, {error})"
+        + (f"; the mean of the others is {_cell(found['others'], 'mse')}" if others else "")
+    )
 
 
 def _cell(row: Mapping[str, Any], metric: str, *, median: bool = False) -> str:

@@ -26,6 +26,7 @@ def evaluate(
     tasks: int,
     *,
     path: bool = True,
+    steps: int | None = None,
     ensemble: list[Weights] | None = None,
     on_chunk: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
@@ -41,12 +42,14 @@ def evaluate(
         algorithm: the learner, with its weights.
         source: of the tasks 0 … ``tasks`` - 1.
         tasks: how many; all, where there are fewer.
-        path: look after fewer inner steps than the learner takes, too.
+        path: look after fewer inner steps, too.
+        steps: inner steps to take; None: as many as the learner takes in a test.
         ensemble: states of the learner whose predictions are averaged; None: as it is now.
         on_chunk: called between pieces of work, and may raise to stop.
         ranks: the processes that share out the tasks; each is given all scores.
     """
     tasks = min(tasks, source.count or tasks)
+    steps = algorithm.steps if steps is None else steps
     size = _chunk(algorithm, source.sample(torch.arange(1)))
     scores = []
     with testing(algorithm):
@@ -56,7 +59,7 @@ def evaluate(
             if not len(own):
                 continue
             episodes = source.sample(own)
-            predictions = [algorithm.predictions(episodes, algorithm.steps, path=path) for _ in _each_state(algorithm, ensemble)]
+            predictions = [algorithm.predictions(episodes, steps, path=path) for _ in _each_state(algorithm, ensemble)]
             mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
             scores.append(task_scores(mean, episodes.query.y).double().cpu())
     # The others' scores of a piece of work stand before those of the next: tasks stay in their order.

@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from multiprocessing import parent_process
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from metarun.tracking import Log, NoLog, RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary, testing
 from metarun.trainer.guard import Guard
+from metarun.trainer.headline import Headline, ReportSteps
 from metarun.trainer.online import Jumps, stages_of_rounds
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ class Position:
     """Stages trained to their end, consolidation included."""
     order: list[int] = field(default_factory=list)
     """Numbers of the stages in the order taken, those to come as far as it is decided."""
-    rows: list[list[float | None]] = field(default_factory=list)
-    """Rows of R so far, columns by the stages' numbers."""
+    rows: list[list[list[float | None]]] = field(default_factory=list)
+    """Rows of R so far, each for all looks that the headline is chosen among; columns by the stages' numbers."""
     online: list[float] = field(default_factory=list)
     """Of a stream without boundaries: each round's score before its labels were seen."""
     best: list[tuple[float, int]] = field(default_factory=list)
@@ -79,9 +79,9 @@ class Position:
 
 @dataclass
 class Outcome:
-    """What a run found, stages in the order taken: scores, (steps + 1, tasks) of the test and (tasks,) of validation; R of several.
+    """What a run found, stages in the order taken: scores, (looks, tasks) of the test and (tasks,) of validation; R of several.
 
-    Validation and test are of the same weights.
+    Validation and test are of the same weights. Validation and R are after as many inner steps as the test has at ``look``.
     """
 
     stages: list[str]
@@ -89,6 +89,9 @@ class Outcome:
     validation: list[NDArray[np.float64]]
     rows: list[list[float | None]]
     position: Position
+    headline: Headline
+    look: int
+    """The place of the headline's number of inner steps among the test's looks."""
     rounds: list[int] | None = None
     """Of a stream without boundaries: the number of each round's stage."""
     boundaries: list[int] = field(default_factory=list)
@@ -113,6 +116,7 @@ class Trainer:
         keep_best: test the weights that were best on validation, averaging the predictions of this many; 0: the last weights. With
             several stages the last weights are tested.
         checkpoint_every: seconds between checkpoints.
+        report_steps: inner steps behind the test score, R and the choice of weights, see `Headline`.
         log_every: updates between logged losses, and between looks at whether they are finite.
         device: auto, cpu, cuda, cuda:1, mps.
         threads: of the CPU; null: chosen by the size of the work.
@@ -146,6 +150,7 @@ class Trainer:
         test_tasks: int = 1000,
         paper_tasks: int | None = None,
         keep_best: int = 1,
+        report_steps: ReportSteps = "auto",
         checkpoint_every: float = 30.0,
         log_every: int = 100,
         device: str = "auto",
@@ -179,7 +184,7 @@ class Trainer:
         self.optimizer, self.scheduler = optimizer, scheduler
         self.clip, self.clip_value = clip, clip_value
         self.validate_every, self.val_tasks, self.test_tasks = validate_every, val_tasks, test_tasks
-        self.paper_tasks, self.keep_best = paper_tasks, keep_best
+        self.paper_tasks, self.keep_best, self.report_steps = paper_tasks, keep_best, report_steps
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.device, self.threads, self.precision = device, threads, precision
         self.nonfinite, self.deterministic = nonfinite, deterministic
@@ -245,7 +250,8 @@ class _Job:
         one = stages[0].train.sample(torch.arange(1))
         self.values_per_task = one.support.x.numel() + one.query.x.numel()
         self.metric = metric_name(algorithm)
-        self.sign = 1.0 if self.metric == "accuracy" else -1.0
+        self.headline = Headline(trainer.report_steps, algorithm)
+        self.sign = self.headline.sign
 
         if not algorithm.trains and type(method) is not ContinualMethod:
             raise ConfigError(f"cl: {type(algorithm).__name__} trains nothing, so there is nothing to keep; choose cl=none")
@@ -334,8 +340,8 @@ class _Job:
         """How good the learner is at the stage at ``place``, on validation tasks; higher is better."""
         stage = self.stages[place]
         with self.method.testing(self.algorithm, place):
-            scores = self._evaluate(stage.val, self.trainer.val_tasks, path=False)
-        mean = summary(scores[-1])["mean"]
+            scores = self._look(stage.val, self.trainer.val_tasks)
+        mean = summary(scores[self.headline.best([scores])])["mean"]
         self.log.scalars(self.position.step, {f"order/{stage.name}": _number(mean)})
         return -float("inf") if mean is None else self.sign * mean
 
@@ -368,7 +374,7 @@ class _Job:
         """Score the new tasks before their labels are trained on; where that has jumped, the method is told of a boundary."""
         own, share = self._own(episodes)
         with testing(self.algorithm):
-            predicted = self.algorithm.predictions(own, self.algorithm.steps, path=False)[-1]
+            predicted = self.algorithm.predictions(own, self.headline.steps, path=False)[-1]
             score = task_scores(predicted, own.query.y).mean()
         self.ranks.average([score], share)
         self.online.append(score)
@@ -619,9 +625,12 @@ class _Job:
     def _validate(self, stage: Stage, bar: "tqdm[Any]") -> None:
         self._count_time()
         # A signal waits: the checkpoint comes after this.
-        found = summary(evaluate(self.algorithm, stage.val, self.trainer.val_tasks, path=False, ranks=self.ranks)[-1])
-        mean, step = found["mean"], self.position.step
-        self.log.scalars(step, {f"val/{self.metric}": _number(mean)}, ci95=found["ci95"])
+        scores = self._look(stage.val, self.trainer.val_tasks, on_chunk=lambda: None)
+        place = self.headline.best([scores])
+        found, step = summary(scores[place]), self.position.step
+        mean = found["mean"]
+        after = {"inner_steps": self.headline.looks[place]} if self.headline.looks and self.headline.path else {}
+        self.log.scalars(step, {f"val/{self.metric}": _number(mean)}, ci95=found["ci95"], **after)
         if mean is not None and self.trainer.keep_best:
             self._rank(self.sign * mean)
         self.shown[f"val {self.metric}"] = "not finite" if mean is None else f"{mean:.4g}"
@@ -649,47 +658,62 @@ class _Job:
     # Tests ------------------------------------------------------------------------------------------------------------------
 
     def _evaluate(self, source: TaskSource, tasks: int, **how: Any) -> NDArray[np.float64]:
-        return evaluate(self.algorithm, source, tasks, on_chunk=self._stop_if_asked, ranks=self.ranks, **how)
+        """Scores at all looks, (looks, tasks)."""
+        return evaluate(self.algorithm, source, tasks, **{"on_chunk": self._stop_if_asked, "ranks": self.ranks, **how})
 
-    def _evaluate_stages(self, *, path: bool, validation: bool = False) -> list[NDArray[np.float64]]:
-        tasks, scores = self.trainer.val_tasks if validation else self.trainer.test_tasks, []
+    def _look(self, source: TaskSource, tasks: int, **how: Any) -> NDArray[np.float64]:
+        """Scores at the looks that the headline is chosen among; (1, tasks) where there is nothing to choose."""
+        path = self.headline.path
+        return self._evaluate(source, tasks, path=path, steps=None if path else self.headline.steps, **how)
+
+    def _each_stage(self, look: Callable[[Stage], NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """What ``look`` finds in each stage, with the learner as it is for that stage."""
+        found = []
         for number, stage in enumerate(self.stages):
-            source = stage.val if validation else stage.test
             with self.method.testing(self.algorithm, number):
-                scores.append(self._evaluate(source, tasks, path=path))
-        return scores
+                found.append(look(stage))
+        return found
 
     def _add_row(self) -> None:
         """Test the learner as it is on every stage: a row of R. With one stage there is no R, and nothing to wait for."""
         if len(self.stages) == 1:
             self.position.rows.append([])
             return
-        scores = [summary(s[-1])["mean"] for s in self._evaluate_stages(path=False)]
-        self._keep_row(scores)
-        named = {f"stage/{stage.name}": _number(score) for stage, score in zip(self.stages, scores, strict=True)}
-        self.log.scalars(self.position.step, named)
+        means = self._keep_row(self._each_stage(lambda stage: self._look(stage.test, self.trainer.test_tasks)))
+        at = means[self.headline.place if self.headline.path else 0]
+        self.log.scalars(
+            self.position.step, {f"stage/{stage.name}": _number(mean) for stage, mean in zip(self.given, at, strict=True)}
+        )
 
-    def _keep_row(self, scores: list[float | None]) -> None:
-        """Keep a row of R, columns by the stages' numbers, whatever their order is by now."""
-        of = dict(zip(self.position.order, scores, strict=True))
-        self.position.rows.append([of[number] for number in range(len(of))])
+    def _keep_row(self, stages: list[NDArray[np.float64]]) -> list[list[float | None]]:
+        """Keep a row of R for each look of the scores (looks, tasks), columns by the stages' numbers, and give it back."""
+        of = dict(zip(self.position.order, stages, strict=True))
+        row = [
+            [summary(scores)["mean"] for scores in look] for look in zip(*(of[number] for number in range(len(of))), strict=True)
+        ]
+        self.position.rows.append(row)
+        return row
 
     def _test(self) -> Outcome:
-        stage, several = self.stages[0], len(self.stages) > 1
+        stage, several, headline = self.stages[0], len(self.stages) > 1, self.headline
+        trainer, ensemble = self.trainer, self.best_states or None
         if several:
-            scores = self._evaluate_stages(path=True)
-            validation = [s[-1] for s in self._evaluate_stages(path=False, validation=True)]
-            self._keep_row([summary(s[-1])["mean"] for s in scores])
+            test = self._each_stage(lambda stage: self._evaluate(stage.test, trainer.test_tasks))
+            validation = self._each_stage(lambda stage: self._look(stage.val, trainer.val_tasks))
         else:
-            test = partial(self._evaluate, ensemble=self.best_states or None)
-            scores = [test(stage.test, self.trainer.test_tasks)]
-            validation = [test(stage.val, self.trainer.val_tasks, path=False)[-1]]
+            test = [self._evaluate(stage.test, trainer.test_tasks, ensemble=ensemble)]
+            validation = [self._look(stage.val, trainer.val_tasks, ensemble=ensemble)]
             if self.best_states:  # figures and whoever uses the learner from here on see what was tested
                 self.algorithm.load_state_dict(self.best_states[0])
-        rows = [[row[number] for number in self.position.order] for row in self.position.rows if row]
+        place = headline.best(validation)
+        look = place if headline.path else headline.place
+        if several:
+            self._keep_row(test if headline.path else [scores[look : look + 1] for scores in test])
+        rows = [[row[place][number] for number in self.position.order] for row in self.position.rows if row]
         boundaries = self.jumps.steps if self.jumps else []
         names = [stage.name for stage in self.stages]
-        return Outcome(names, scores, validation, rows, self.position, self.rounds, boundaries)
+        found = [scores[place] for scores in validation]
+        return Outcome(names, test, found, rows, self.position, headline, look, self.rounds, boundaries)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ def test_every_key_is_kept():
         "test_tasks": 1,
         "paper_tasks": 1,
         "keep_best": 0,
+        "report_steps": "last",
         "checkpoint_every": 0.0,
         "log_every": 1,
         "device": "cpu",
@@ -150,7 +151,7 @@ def validations(monkeypatch, scores):
     """Let validation find these means; other tests find 0."""
     left = list(scores)
 
-    def evaluate(algorithm, source, tasks, *, path=True, ensemble=None, on_chunk=None, ranks=ALONE):
+    def evaluate(algorithm, source, tasks, *, path=True, steps=None, ensemble=None, on_chunk=None, ranks=ALONE):
         found = left.pop(0) if left and not path and ensemble is None else 0.0
         return np.full((1, tasks), np.nan if found is None else found)
 
@@ -338,7 +339,9 @@ def test_a_validation_is_logged_with_its_interval_and_said(tmp_path, monkeypatch
         {"step": 4, "ci95": None, "val/accuracy": None},
     ]
     assert asked[0][:2] == (stages[0].val, 2)
-    assert asked[0][2] == {"path": False, "ranks": ALONE}
+    how = asked[0][2]
+    assert how.pop("on_chunk")() is None  # a signal waits for the checkpoint after the validation
+    assert how == {"path": False, "steps": None, "ranks": ALONE}
 
 
 def test_an_update_that_was_taken_back_adds_nothing_to_a_part_of_the_loss(tmp_path):
@@ -357,8 +360,9 @@ def sines(path, scores, monkeypatch, **keys):
     asked = []
 
     def evaluate(algorithm, source, tasks, **how):
-        asked.append((source, tasks, how["path"]))
-        return np.full((1, tasks), scores[min(len(asked), len(scores)) - 1])
+        asked.append((source, tasks, how.get("steps")))
+        looks = 1 if not how.get("path", True) else len(algorithm.looks(algorithm.steps))
+        return np.full((looks, tasks), scores[min(len(asked), len(scores)) - 1])
 
     monkeypatch.setattr(module, "evaluate", evaluate)
     stages, algorithm = made("maml", "sine")
@@ -382,7 +386,7 @@ def test_stages_are_ordered_by_the_error_before_training(order, scores, taken, t
     assert outcome.stages == [stages[number].name for number in taken]
     if order == "given":
         return
-    assert asked[:2] == [(stage.val, 3, False) for stage in stages]
+    assert asked[:2] == [(stage.val, 3, 1) for stage in stages]  # after as many inner steps as in training
     lines = lines_of(tmp_path)
     told = [None if np.isnan(score) else score for score in scores]
     expected = [{"step": 0, f"order/{stage.name}": score} for stage, score in zip(stages, told, strict=True)]
@@ -397,7 +401,7 @@ def test_a_random_order_is_that_of_the_seed(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "sign"), [("sine", 1), ("stream", -1)])
-def test_a_boundary_is_guessed_from_the_error_at_the_steps_of_a_test(name, sign, tmp_path, monkeypatch):
+def test_a_boundary_is_guessed_from_the_error_after_the_steps_of_training(name, sign, tmp_path, monkeypatch):
     """Of regression the error, of classification the accuracy turned round."""
     if name == "sine":
         stages, algorithm = made("maml", "sine")
@@ -425,7 +429,7 @@ def test_a_boundary_is_guessed_from_the_error_at_the_steps_of_a_test(name, sign,
     fit(tmp_path, stages=stages, algorithm=algorithm, iterations=3, switch=0.3, detect=5.0)
     assert losses == pytest.approx([sign * score for score in scores[2 : 2 + len(losses)]])
     assert len(losses) == 6
-    assert set(steps) == {algorithm.steps}
+    assert set(steps) == {algorithm.trained_steps}
 
 
 def test_torch_draws_by_seed_and_update_and_apart_at_a_stages_ends(tmp_path, monkeypatch):
