@@ -46,9 +46,9 @@ class MNIST(ImageStream):
         ways, shots, queries: classes of a test task, support examples and queries of each.
         train_ways, train_shots, train_queries: the same in training; null: as in the test.
         stages: this many stages; null: one.
-        stage_by: a stage has its share of the digits, in order ("digit": five stages are the pairs of split MNIST), its own
-            permutation of the pixels ("permutation", the first as it is) or its own angle, in equal steps from 0 up to 180
-            degrees ("rotation").
+        stage_by: a stage has its share of the digits, in order ("digit": five stages are 0-1, 2-3, …, 8-9) or in an order drawn
+            by the seed ("random"), its own permutation of the pixels ("permutation", the first as it is) or its own angle, in
+            equal steps from 0 up to 180 degrees ("rotation").
         scenario: "task", "domain" or "class": a stream of single digits, see `metarun.data.stream`; null: few-shot tasks.
         sampling: of a stream, "epochs" or "uniform".
     """
@@ -67,14 +67,18 @@ class MNIST(ImageStream):
         train_shots: int | None = None,
         train_queries: int | None = None,
         stages: int | None = None,
-        stage_by: Literal["digit", "permutation", "rotation"] = "digit",
+        stage_by: Literal["digit", "random", "permutation", "rotation"] = "digit",
         scenario: Scenario | None = None,
         sampling: Sampling = "epochs",
     ) -> None:
         require(stages is None or stages > 0, "stages", stages, "1 or more, or null")
-        require(stages is None or stage_by != "digit" or stages <= DIGITS, "stages", stages, f"1 to {DIGITS}, or null")
+        divided = stage_by in ("digit", "random")
+        require(stages is None or not divided or stages <= DIGITS, "stages", stages, f"1 to {DIGITS}, or null")
         decoded = archives.cached(f"mnist-{DECODING}", {"images", "sizes"}, lambda: decode(root))
-        digits = np.array_split(np.arange(DIGITS), stages or 1) if stage_by == "digit" else [np.arange(DIGITS)] * (stages or 1)
+        order = np.arange(DIGITS)
+        if stage_by == "random":
+            order = np.random.default_rng(derive(seed, "stages")).permutation(DIGITS)
+        digits = np.array_split(order, stages or 1) if divided else [order] * (stages or 1)
         parts: dict[str, dict[Split, Numbers]] = {}
         views: dict[str, View] = {}
         for i, some in enumerate(digits):
@@ -100,6 +104,8 @@ def _stage(by: str, number: int, stages: int, digits: Numbers, seed: int) -> tup
         return "mnist", None
     if by == "digit":
         return f"digits {digits[0]}-{digits[-1]}" if len(digits) > 1 else f"digit {digits[0]}", None
+    if by == "random":
+        return f"digit{'s' * (len(digits) > 1)} {', '.join(map(str, digits))}", None
     if by == "permutation":
         order = np.random.default_rng(derive(seed, "permutation", number)).permutation(SIDE * SIDE)
         return f"permutation {number + 1}", partial(permute, order=torch.from_numpy(order)) if number else None

@@ -62,6 +62,44 @@ def test_views():
     torch.testing.assert_close(rotate(images, 0.0), images, rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Two images of each digit in each split, as bright as the digit."""
+    sizes = np.full(30, 2)
+    images = np.tile(np.arange(10), 3).repeat(2).astype(np.uint8)[:, None, None, None] * np.ones((1, 28, 28), np.uint8)
+    monkeypatch.setattr("metarun.data.archives.cached", lambda *_: {"images": images, "sizes": sizes})
+
+
+def digits_of(data: MNIST, split: str) -> list[list[int]]:
+    """By stage, the digits that are shown under its labels 0, 1, … in the scenario domain."""
+    shown = []
+    for stage in data.stages(CPU):
+        query = getattr(stage, split).in_order().sample(torch.arange(4)).query
+        pairs = zip(query.y.flatten().tolist(), (query.x.amax((1, 2, 3, 4)) * 255).round().int().tolist(), strict=True)
+        shown.append([digit for _, digit in sorted(set(pairs))])
+    return shown
+
+
+def test_pairs_of_digits_by_the_seed(small):
+    """van de Ven et al. 2022 draw other pairs for each seed, and which of the two has the label 0."""
+    drawn = {}
+    for seed in range(6):
+        data = MNIST(seed, scenario="domain", stages=5, stage_by="random")
+        drawn[seed] = digits_of(data, "train")
+        assert digits_of(data, "test") == digits_of(data, "val") == drawn[seed]
+        assert sorted(sum(drawn[seed], [])) == list(range(10))
+        assert [stage.name for stage in data.stages(CPU)] == [f"digits {a}, {b}" for a, b in drawn[seed]]
+        data.redraw(99)  # other tasks of the same pairs
+        assert digits_of(data, "test") == drawn[seed]
+    assert len({str(pairs) for pairs in drawn.values()}) == 6
+    assert any(a > b for pairs in drawn.values() for a, b in pairs)
+    assert digits_of(MNIST(3, scenario="domain", stages=5), "test") == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    names = [stage.name for stage in MNIST(0, scenario="class", stages=10, stage_by="random").stages(CPU)]
+    assert sorted(names) == [f"digit {i}" for i in range(10)]
+    with pytest.raises(ConfigError, match="stages=11: expected 1 to 10"):
+        MNIST(0, stages=11, stage_by="random")
+
+
 @pytest.fixture(scope="module")
 def real(data_root, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
