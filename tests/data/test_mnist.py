@@ -87,7 +87,7 @@ def test_pairs_of_digits_by_the_seed(small):
         data = MNIST(seed, scenario="domain", stages=5, stage_by="random")
         drawn[seed] = digits_of(data, "train")
         assert digits_of(data, "test") == digits_of(data, "val") == drawn[seed]
-        assert sorted(sum(drawn[seed], [])) == list(range(10))
+        assert sorted(digit for pair in drawn[seed] for digit in pair) == list(range(10))
         assert [stage.name for stage in data.stages(CPU)] == [f"digits {a}, {b}" for a, b in drawn[seed]]
         data.redraw(99)  # other tasks of the same pairs
         assert digits_of(data, "test") == drawn[seed]
