@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm, eval_mode
 from metarun.cl.memory import Remembering
+from metarun.cl.method import unmasked
 from metarun.config import require
 from metarun.episodes import Episodes
 
@@ -13,7 +14,9 @@ from metarun.episodes import Episodes
 class DER(Remembering):
     """Adds α · mean square of (logits now − logits then) on remembered tasks, and β times their loss on others (DER++, eq. 6).
 
-    The memory is a reservoir over all that has been trained on; it keeps each task with the logits of the time.
+    The memory is a reservoir over all that has been trained on; it keeps each task with the logits of the time. As in the authors'
+    code (mammoth) logits are those of all outputs, also where only those of a stage are active in its loss. Here they are taken
+    after the update and in evaluation mode; in that code, in the update's own pass.
 
     Args:
         size: tasks (examples) to keep.
@@ -36,12 +39,12 @@ class DER(Remembering):
             return None
         count = self.number or len(episodes)
         old = self.memory.draw(count)
-        term = self.alpha * F.mse_loss(algorithm.answers(old)[0], old.context["logits"])
+        term = self.alpha * F.mse_loss(algorithm.answers(unmasked(old))[0], old.context["logits"])
         if self.beta:
             term = term + self.beta * algorithm.losses(self.memory.draw(count)).mean()
         return term
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         with torch.no_grad(), eval_mode(algorithm):
-            logits, _ = algorithm.answers(episodes)
+            logits, _ = algorithm.answers(unmasked(episodes))
         self.memory.offer(Episodes(episodes.support, episodes.query, episodes.context | {"logits": logits}), self.size)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.method import ContinualMethod, Needs, weigh
+from metarun.cl.method import ContinualMethod, Needs, unmasked, weigh
 from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes
@@ -17,12 +17,18 @@ from metarun.episodes import Episodes
 class LwF(ContinualMethod):
     """Distils the learner of the last stage's end on the new stage's tasks, no data being kept.
 
-    Where past stages have outputs of their own (scenario "task"), each one's are distilled, and the mean over stages counts; else
-    all outputs at once. Regression keeps its means by their squared error.
+    The loss is (1 − s) · loss on the new labels + s · distillation, the cross entropy of the softened probabilities (equations 2
+    and 3 of the paper, without the factor T² of Hinton et al. 2015). Where past stages have outputs of their own (scenario
+    "task"), each one's are distilled, and the mean over stages counts; else all outputs are distilled at once. Regression keeps
+    its means by their squared error.
+
+    With s = (t − 1) / t the terms stand as 1 : t − 1. That is the paper's loss for λ_o = 1, which sums over the old tasks, and that
+    of van de Ven et al. (2022) task- and domain-incrementally, but for the factor 1 / t of the whole. Class-incrementally they
+    have 1 : 1 in every stage, which is s = 1/2 (configs/pair/cl/lwf_split_mnist.yaml).
 
     Args:
-        temperature: T of the softened probabilities (equation 3 of the paper); the term is multiplied by T².
-        share: of the distillation in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022).
+        temperature: T of the softened probabilities.
+        share: s, of the distillation in the loss; null: (t − 1) / t in the t-th stage.
     """
 
     needs: Needs = "boundaries"
@@ -54,8 +60,7 @@ class LwF(ContinualMethod):
     def loss(self, algorithm: Algorithm, episodes: Episodes) -> Tensor | None:
         if self.teacher is None:
             return None
-        unmasked = {name: value for name, value in episodes.context.items() if name != "active"}
-        plain = Episodes(episodes.support, episodes.query, unmasked)
+        plain = unmasked(episodes)
         with torch.no_grad():
             targets, _ = self.teacher.answers(plain)
         outputs, _ = algorithm.answers(plain)
@@ -66,7 +71,7 @@ class LwF(ContinualMethod):
         before = (targets / self.temperature).softmax(-1)
         now = (outputs / self.temperature).log_softmax(-1)
         term = -(before * now.masked_fill(before == 0, 0.0)).sum(-1).mean()  # 0 · log 0 is 0
-        return self._share() * self.temperature**2 * term
+        return self._share() * term
 
     def _share(self) -> float:
         return self.share or self.stage / (self.stage + 1)

@@ -149,6 +149,12 @@ def weigh(episodes: Episodes, weight: Tensor | float) -> Episodes:
     return Episodes(episodes.support, episodes.query, episodes.context | {"weight": present * weight})
 
 
+def unmasked(episodes: Episodes) -> Episodes:
+    """The same tasks with all outputs active, for the logits of all stages."""
+    context = {name: value for name, value in episodes.context.items() if name != "active"}
+    return Episodes(episodes.support, episodes.query, context)
+
+
 @torch.no_grad()
 def implicit(algorithm: Algorithm, curvature: Weights, optimizer: torch.optim.SGD) -> None:
     """Make SGD's step implicit in a quadratic whose gradient has already been added to the gradients.

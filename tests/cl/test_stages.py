@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from small import LINE, PICTURES, conv, mlp
 from streams import CPU, learner, method, stopped_and_resumed, stream, train
 
@@ -11,9 +12,10 @@ from metarun.algo.protonet import ProtoNet
 from metarun.cl.heads import Heads
 from metarun.cl.joint import Mixture
 from metarun.cl.metrics import stream_metrics
-from metarun.config import ConfigError
+from metarun.config import CONFIGS, ConfigError
 from metarun.data.mnist import MNIST
 from metarun.data.sine import Sine
+from metarun.run import build_method
 
 
 def test_progressive_networks_forget_nothing(tmp_path, monkeypatch):
@@ -177,11 +179,49 @@ def test_lwf_distils_the_groups_of_outputs_of_past_stages():
     episodes = data.stages(CPU)[2].train.sample(torch.arange(5))
     found = lwf.loss(algorithm, episodes)
     expected = 0.0
-    for group in ([0, 1], [2, 3]):
+    for group in ([0, 1], [2, 3]):  # temperature 2, and no factor of its square
         old, new = (a.predict(None, episodes.query.x)[:, 0, group] / 2 for a in (lwf.teacher, algorithm))
-        expected = expected - (old.softmax(-1) * new.log_softmax(-1)).sum(-1).mean() * 4 / 2
+        expected = expected - (old.softmax(-1) * new.log_softmax(-1)).sum(-1).mean() / 2
     torch.testing.assert_close(found, 2 / 3 * expected)
     found.backward()
     assert all(bool(w.grad.isfinite().all()) for w in algorithm.parameters())
     assert float(lwf.mix(episodes).context["weight"][0]) == pytest.approx(1 / 3)
     assert all(w.grad is None for w in lwf.teacher.parameters())
+
+
+@pytest.mark.parametrize(("scenario", "old"), [("task", 2.0), ("domain", 2.0), ("class", 1.0)])
+def test_lwf_on_split_mnist_weighs_old_and_new_as_published(scenario, old):
+    """van de Ven et al. 2022: in stage t the cross entropy and t − 1 times the distillation, class-incrementally once."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        node = compose("config", ["algo=supervised", "data=split_mnist", f"data.scenario={scenario}", "cl=lwf"]).cl
+    lwf = build_method(node)
+    data = stream(scenario)
+    algorithm = learner(data)
+    lwf.on_start(algorithm, data.stages(CPU))
+    lwf.enter(2)
+    lwf.on_stage_start(algorithm, 2)
+    episodes = data.stages(CPU)[2].train.sample(torch.arange(5))
+    logits = algorithm.predict(None, episodes.query.x)[:, 0]
+    groups = [[0, 1], [2, 3]] if scenario == "task" else [list(range(logits.shape[-1]))]
+    distances = [-((logits[:, g] / 2).softmax(-1) * (logits[:, g] / 2).log_softmax(-1)).sum(-1).mean() for g in groups]
+    new = float(lwf.mix(episodes).context["weight"][0])
+    torch.testing.assert_close(lwf.loss(algorithm, episodes) / new, old * torch.stack(distances).mean())
+
+
+def test_dark_experience_replay_holds_the_logits_of_all_stages():
+    data = stream("task")
+    algorithm, der = learner(data), method("der", "cl.alpha=1", "cl.beta=0", "cl.size=10", "cl.draw=10")
+    der.on_start(algorithm, data.stages(CPU))
+    first = data.stages(CPU)[0].train.sample(torch.arange(10))
+    der.after_update(algorithm, first)
+    then = algorithm.predict(None, first.query.x)[:, 0].detach()
+    with torch.no_grad():
+        for w in algorithm.parameters():
+            w += 0.1
+    seed = torch.get_rng_state()
+    picked = torch.randint(10, (10,))
+    torch.set_rng_state(seed)
+    now = algorithm.predict(None, first.query.x)[:, 0]
+    term = der.loss(algorithm, data.stages(CPU)[1].train.sample(torch.arange(10)))
+    assert float((now - then).detach()[:, 2:].abs().max()) > 0.01  # outputs of stages to come
+    torch.testing.assert_close(term, (now - then).square()[picked].mean())
