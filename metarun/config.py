@@ -24,6 +24,7 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
 LATER: dict[str, dict[str, Any]] = {
     "trainer": {"nonfinite": "stop", "deterministic": False, "clip_value": None, "report_steps": "last"},
     "algo": {"networks.snail.dilation": 1},
+    "cl": {"path": "loss", "also.si.path": "loss"},
     "model": {"eps": 1e-5, "slope": 0.0, "standardise": None, "gain": 1.0, "head_init": "torch", "head_bias": 0.0},
 }
 """Keys that came after the first version, with the values that are as before: runs keep their folders' names."""

@@ -47,7 +47,8 @@ def test_its_command_finds_it(old):
 @pytest.mark.parametrize(("node", "key"), [(node, key) for node, keys in LATER.items() for key in keys])
 def test_a_key_that_came_later_leaves_the_folders_name(node, key):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        now = compose("config", ["algo=metalearner", "data=omniglot", "trainer.report_steps=last"], return_hydra_config=True)
+        said = ["algo=metalearner", "data=omniglot", "cl=si", "+cl@cl.also.si=si", "trainer.report_steps=last"]
+        now = compose("config", said, return_hydra_config=True)
     before, changed = now.copy(), now.copy()
     *path, last = f"{node}.{key}".split(".")
     for config in (before, changed):

@@ -1,6 +1,6 @@
 """Synaptic intelligence (Zenke, Poole and Ganguli, ICML 2017): importance from the path that training took."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,22 +16,31 @@ from metarun.model.network import Weights
 class SI(QuadraticPenalty):
     """c · Σ Ω (θ − θ*)², equation 4 of the paper, with Ω from the path integral of the loss's gradient, equation 5.
 
-    The gradient is that of the loss without this penalty, as in the paper. A negative contribution of a weight to the fall of
-    the loss counts as none, so that the penalty stays convex.
+    The code of van de Ven et al. (2022) integrates another gradient, so that a strength chosen with it belongs to ``path`` "total".
 
     Args:
         strength: c.
         damping: ξ, which bounds the importance of a weight that has hardly moved.
+        path: whose gradient is integrated. "loss": that of the loss without this penalty, as in the paper; a negative contribution
+            of a weight to the fall of the loss counts as none, so that the penalty stays convex. "total": that of the loss with
+            this penalty, and negative contributions count, as in the code of van de Ven et al.
         consolidate, penalise: see `QuadraticPenalty`.
     """
 
     sees_tasks = False
     observes = True
 
-    def __init__(self, strength: float, damping: float = 0.1, consolidate: Switch = True, penalise: Switch = True) -> None:
+    def __init__(
+        self,
+        strength: float,
+        damping: float = 0.1,
+        path: Literal["loss", "total"] = "loss",
+        consolidate: Switch = True,
+        penalise: Switch = True,
+    ) -> None:
         super().__init__(strength, consolidate, penalise)
         require(damping > 0, "damping", damping, "a number above 0")
-        self.damping = damping
+        self.damping, self.total = damping, path == "total"
         self.path: Weights = {}
         """How much each weight's moves have lowered the loss in this stage."""
         self.begin: Weights = {}
@@ -44,9 +53,16 @@ class SI(QuadraticPenalty):
         self.path = {name: torch.zeros_like(w) for name, w in self.begin.items()}
 
     def gradient(self, algorithm: Algorithm) -> None:
+        if self.total:
+            super().gradient(algorithm)
         moving = {name: w for name, w in algorithm.named_parameters() if w.grad is not None}
         self.before = {name: (w.detach().clone(), w.grad.clone()) for name, w in moving.items() if w.grad is not None}
-        super().gradient(algorithm)
+        if not self.total:
+            super().gradient(algorithm)
+
+    def curvature(self, algorithm: Algorithm) -> Weights:
+        # A step along a negative curvature stays explicit: an implicit one may divide by 0.
+        return {name: c.clamp(min=0) for name, c in super().curvature(algorithm).items()}
 
     @torch.no_grad()
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
@@ -59,7 +75,8 @@ class SI(QuadraticPenalty):
         moved = {name: w - self.begin[name] for name, w in algorithm.named_parameters()}
         # Twice, as the paper's penalty has no half; the path is of gradients that are `gradient_scale` times the loss's.
         twice = 2 / algorithm.gradient_scale
-        return {name: twice * path.clamp(min=0) / (moved[name].square() + self.damping) for name, path in self.path.items()}
+        paths = self.path if self.total else {name: path.clamp(min=0) for name, path in self.path.items()}
+        return {name: twice * path / (moved[name].square() + self.damping) for name, path in paths.items()}
 
     def remember(self, importance: Weights, weights: Weights) -> None:
         self.move_anchor(importance, weights)

@@ -161,6 +161,43 @@ def test_switches_by_stage(tmp_path):
     assert any(not torch.equal(weights(on)[name], w) for name, w in weights(plain).items())
 
 
+@pytest.mark.parametrize("path", ["loss", "total"])
+def test_si_by_hand_in_two_stages(path):
+    """One weight, w1 = 2, descended on (w + 1)² / 2 and then on (w − 3)² / 2, and another, w2, whose loss only grows."""
+    algorithm = learner(stream())
+    weight = algorithm.get_parameter("network.layers.0.weight")
+    si = SI(strength=3.0, damping=0.1, path=path)
+    w, omega, anchor = torch.tensor([2.0, 1.0]), torch.zeros(2), torch.zeros(2)
+    with torch.no_grad():
+        weight[0, :2] = w
+    for stage, goal in enumerate((-1.0, 3.0)):
+        si.enter(stage)
+        si.on_stage_start(algorithm, stage)
+        begin, integral = w.clone(), torch.zeros(2)
+        for _ in range(5):
+            loss = torch.stack([w[0] - goal, -w[1]])  # the gradients; that of w2 is − w2, and yet it is made smaller
+            total = loss + 6.0 * omega * (w - anchor)  # the gradient of 3 Σ Ω (w − anchor)²
+            step = torch.stack([-0.1 * total[0], torch.tensor(-0.05)])
+            for name, of in algorithm.named_parameters():
+                of.grad = torch.zeros_like(of)
+                if name == "network.layers.0.weight":
+                    of.grad[0, :2] = loss
+            si.gradient(algorithm)
+            torch.testing.assert_close(weight.grad[0, :2], total)
+            with torch.no_grad():
+                weight[0, :2] += step
+            si.after_update(algorithm, None)
+            integral -= (total if path == "total" else loss) * step
+            w = w + step
+        assert stage or float(integral[1]) < 0
+        new = integral / ((w - begin) ** 2 + 0.1)
+        omega, anchor = omega + (new if path == "total" else new.clamp(min=0)), w.clone()
+        si.on_stage_end(algorithm, None)
+        torch.testing.assert_close(si.importance["network.layers.0.weight"][0, :2], 2 * omega)
+    curvature = si.curvature(algorithm)["network.layers.0.weight"][0, :2]
+    torch.testing.assert_close(curvature, 6.0 * omega.clamp(min=0))
+
+
 def test_si_follows_the_path():
     """A quadratic bowl descended in small steps: the path integral of a weight is what it has lowered the loss by."""
     algorithm = learner(stream())
