@@ -25,9 +25,11 @@ class Memory:
         return self.size
 
     def add_some(self, stage: Stage, count: int) -> None:
-        """Keep ``count`` of a stage's training tasks, or all if they are fewer."""
+        """Keep ``count`` of a stage's training tasks, or all if they are fewer; of single examples as many of each class."""
         source = stage.train.in_order()
-        ids = torch.arange(count) if source.count is None else torch.randperm(source.count)[:count]
+        ids = torch.arange(count)
+        if source.count is not None:
+            ids = in_turn(torch.zeros(source.count) if source.y is None else source.y.cpu())[:count]
         new = source.sample(ids)
         self.kept = new if self.kept is None else join([self.kept, new])
         self.size = len(self.kept)
@@ -92,6 +94,15 @@ class Remembering(ContinualMethod):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.memory.load_state_dict(state["memory"], self.device)
+
+
+def in_turn(y: Tensor) -> Tensor:
+    """Places of the labels ``y`` (n,) in a random order that takes the classes in turn, as long as each has some left, (n,)."""
+    drawn = torch.randperm(len(y))
+    by_class = y[drawn].argsort(stable=True)
+    counts = y.unique(return_counts=True)[1]
+    turn = torch.cat([torch.arange(int(count)) for count in counts])
+    return drawn[by_class[turn.argsort(stable=True)]]
 
 
 def tensors(episodes: Episodes) -> dict[str, Tensor]:

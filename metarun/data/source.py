@@ -21,9 +21,11 @@ class TaskSource(ABC):
 
     Attributes:
         count: how many different tasks there are, where they are finite in number; the sequence then comes back to them.
+        y: of single examples `in_order`, the label of each, (count,) int64; None: tasks of several examples.
     """
 
     count: int | None = None
+    y: Tensor | None = None
 
     @abstractmethod
     def sample(self, ids: Tensor) -> Episodes:

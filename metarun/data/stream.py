@@ -104,6 +104,8 @@ class ImageExamples(TaskSource):
         device: where examples are wanted.
     """
 
+    y: Tensor
+
     def __init__(
         self,
         key: int,

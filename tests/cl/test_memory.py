@@ -5,7 +5,7 @@ import torch
 from streams import CPU, learner, method, stream
 
 from metarun.cl.agem import AGEM
-from metarun.cl.memory import Memory
+from metarun.cl.memory import Memory, in_turn
 from metarun.cl.method import weigh
 from metarun.episodes import Episodes, Examples
 
@@ -51,6 +51,28 @@ def test_a_fixed_number_of_each_stage():
     assert [int(((labels == 2 * s) | (labels == 2 * s + 1)).sum()) for s in range(3)] == [9, 9, 9]
     memory.add_some(stream("class").stages(CPU)[0], 1000)
     assert len(memory) == 27 + 40
+
+
+def test_of_each_class_as_many_are_kept():
+    y = torch.tensor([7] * 50 + [2] * 10 + [5] * 40)[torch.randperm(100)]
+    for count, expected in {9: [3, 3, 3], 10: [4, 3, 3], 30: [10, 10, 10], 50: [10, 20, 20], 100: [10, 40, 50]}.items():
+        kept = in_turn(y)[:count]
+        assert len(kept.unique()) == count
+        found = torch.stack([(y[kept] == label).sum() for label in (2, 5, 7)]).tolist()
+        assert found == expected
+    assert not torch.equal(in_turn(y), in_turn(y))
+    drawn = torch.zeros(100)
+    for _ in range(2000):
+        drawn[in_turn(y)[:9]] += 1
+    for label, size in {2: 10, 5: 40, 7: 50}.items():  # five standard deviations
+        assert (drawn[y == label] / 2000 - 3 / size).abs().max() < 5 * (3 / size / 2000) ** 0.5
+
+
+def test_the_memory_of_a_stage_is_balanced():
+    memory = Memory()
+    for stage in stream("class").stages(CPU):
+        memory.add_some(stage, 8)
+    assert memory.kept.query.y.flatten().bincount().tolist() == [4] * 6
 
 
 @pytest.mark.parametrize(("keys", "old", "share"), [((), 8, 2 / 3), (("cl.draw=4", "cl.share=0.25"), 4, 0.25)])
