@@ -1,12 +1,12 @@
-"""The protocol of a paper's row today, and where a run's configuration departs from it. Imports no torch.
+"""The protocol of a paper's row or of a table today, and where a run's configuration departs from it. Imports no torch.
 
-A row of `configs/paper/` states every key of its protocol (`tests/test_papers.py`), so it can be compared with the configuration
-of a run that was made when the row said something else.
+A row of `configs/paper/` states every key of its protocol (`tests/test_papers.py`), and a table of `configs/table/` those that
+hold for all of its runs, so each can be compared with the configuration of a run that was made when it said something else.
 """
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -18,23 +18,28 @@ ASIDE = {f"{node}.{key}" for node, keys in NO_EFFECT.items() for key in keys}
 
 
 @cache
-def row(name: str) -> dict[str, Any]:
-    """The keys that a paper's row sets, with their values: its own, and those of the rows that it builds on; empty: no such row."""
-    path = CONFIGS / "paper" / f"{name}.yaml"
+def row(name: str, group: Literal["paper", "table"] = "paper") -> dict[str, Any]:
+    """The keys that a paper's row or a table sets, with their values: its own, and those of the rows that it builds on.
+
+    Empty where there is no such row or table.
+    """
+    path = CONFIGS / group / f"{name}.yaml"
     if not path.is_file():
         return {}
     content = yaml.safe_load(path.read_text())
+    content.pop("hydra", None)
     parents = [entry for entry in content.pop("defaults", []) if isinstance(entry, str)]
-    return {key: value for parent in parents for key, value in row(parent).items()} | dict(_flat(content))
+    return {key: value for parent in parents for key, value in row(parent, group).items()} | dict(_flat(content))
 
 
-def departures(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The keys of the row ``name`` that have another value in ``config``, a run's composed configuration, with that value.
+def departures(config: Mapping[str, Any], name: str, group: Literal["paper", "table"] = "paper") -> dict[str, Any]:
+    """The keys of the row or table ``name`` that have another value in ``config``, a run's composed configuration, with that value.
 
     A key that the run's version did not have counts with the value that does what that version did.
     """
-    found = {key: _at(config, key) for key in row(name) if key not in ASIDE}
-    return {key: value for key, value in found.items() if value != row(name)[key]}
+    wanted = row(name, group)
+    found = {key: _at(config, key) for key in wanted if key not in ASIDE}
+    return {key: value for key, value in found.items() if value != wanted[key]}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

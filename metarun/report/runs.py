@@ -88,10 +88,11 @@ class Run:
 
     @cached_property
     def former(self) -> list[str]:
-        """Values of its paper's row that the row no longer has, as `model.eps=1e-05`; those set on the command line left out."""
+        """Values of its paper's row or table that they no longer have, as `model.eps=1e-05`; not those of the command line."""
         if not self.configuration:
             return []
-        found = departures(self.configuration, self.said.get("paper", ""))
+        found = departures(self.configuration, self.said.get("table", ""), "table")
+        found |= departures(self.configuration, self.said.get("paper", ""))
         return [f"{key}={_written(value)}" for key, value in found.items() if not any(_within(key, own) for own in self.said)]
 
     def changes(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> list[str]:

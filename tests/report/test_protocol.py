@@ -100,6 +100,24 @@ def test_a_run_of_a_former_row_has_another_protocol(tmp_path, config):
     assert (line["verdict"], line["changed"]) == ("other protocol", "`model.eps=1e-05 model.head_init=xavier`")
 
 
+def streamed(path, stage_by, said=()):
+    """A run of the table split_mnist, made when the table had another ``stage_by`` or none."""
+    write(path, {"data": {"stage_by": stage_by}})
+    words = ["+table=split_mnist", "data.scenario=task", "cl=none", *said]
+    (path / ".hydra" / "overrides.yaml").write_text(json.dumps(words))
+    (run,) = collect([path])
+    return run
+
+
+def test_a_run_of_a_former_table_has_another_protocol(tmp_path):
+    assert row("split_mnist", "table") == {"data.stage_by": "random"}
+    assert streamed(tmp_path / "now", "random").former == []
+    assert streamed(tmp_path / "former", "digit").former == ["data.stage_by=digit"]
+    assert streamed(tmp_path / "said", "digit", ["data.stage_by=digit"]).former == []
+    rows = [row for row in make("split_mnist", collect([tmp_path / "now", tmp_path / "former"])).rows if row.runs]
+    assert [(row.changed, len(row.runs)) for row in rows] == [("", 1), ("data.stage_by=digit", 1)]
+
+
 def test_what_the_command_set_is_told_once(tmp_path, config):
     config["trainer"] |= {"scheduler": "linear", "iterations": 100}
     config["algo"]["frozen"] = []
