@@ -28,6 +28,8 @@ LATER: dict[str, dict[str, Any]] = {
     "model": {"eps": 1e-5, "slope": 0.0, "standardise": None, "gain": 1.0, "head_init": "torch", "head_bias": 0.0},
 }
 """Keys that came after the first version, with the values that are as before: runs keep their folders' names."""
+FORMER = {f"{node}.{key}": value for node, keys in LATER.items() for key, value in keys.items()}
+"""The same by full key: what a configuration without the key did."""
 
 
 class ConfigError(ValueError):

@@ -24,6 +24,7 @@ from metarun.algo.task_features import task_features
 from metarun.build import build, locate
 from metarun.cl.method import ContinualMethod, check_declared
 from metarun.cl.metrics import stream_metrics
+from metarun.cl.reference import joint_scores
 from metarun.cl.several import Several
 from metarun.config import ConfigError, check_own_keys
 from metarun.data import provenance
@@ -104,8 +105,8 @@ def train_and_test(config: DictConfig, choices: Mapping[str, str], folder: RunFo
         folder.write_configuration(config)
     log.info(describe_run(parts, choices, folder, ranks))
 
-    reference = joint_scores(config.reference, parts.stages) if config.reference and ranks.first else None
     results = describe_results(config, choices, parts, source, ranks)
+    reference = joint_scores(config.reference, config, results, parts.stages) if config.reference and ranks.first else None
     shared = results["tested"]["overlap"]
     if shared and shared["images"] and ranks.first:
         log.warning("Not a test on unseen classes: %s", provenance.Overlap(**shared))
@@ -282,18 +283,6 @@ def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:
         )
 
 
-def joint_scores(path: str, stages: list[Stage]) -> dict[str, float]:
-    """By stage, in the order taken, the score of a learner trained jointly up to it, from the finished run in ``path``.
-
-    Raises:
-        ConfigError: there is none with these stages.
-    """
-    found = (RunFolder(path).results() or {}).get("continual")
-    if found is None or sorted(found["stages"]) != sorted(stage.name for stage in stages):
-        raise ConfigError(f"reference={path}: expected a finished run of cl=joint cl.stages=so_far over the same stages")
-    return {name: found["R"][j + 1][j] for j, name in enumerate(found["stages"])}
-
-
 # What is said of a run -------------------------------------------------------------------------------------------------------
 
 
@@ -388,7 +377,7 @@ def measured(
     if outcome.rows:
         R = np.array(outcome.rows, dtype=np.float64)
         if reference is not None and list(reference) != outcome.stages:
-            log.warning("reference=%s took the stages in another order: intransigence is not measured", config.reference)
+            log.warning("reference=%s has taken the stages in another order: intransigence is not measured", config.reference)
             reference = None
         joint = None if reference is None else np.array(list(reference.values()))
         continual = {

@@ -10,10 +10,8 @@ from typing import Any, Literal
 
 import yaml
 
-from metarun.config import CONFIGS, LATER, NO_EFFECT
+from metarun.config import CONFIGS, FORMER, NO_EFFECT
 
-FORMER = {f"{node}.{key}": value for node, keys in LATER.items() for key, value in keys.items()}
-"""What a configuration without the key did."""
 ASIDE = {f"{node}.{key}" for node, keys in NO_EFFECT.items() for key in keys}
 
 
