@@ -83,30 +83,36 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     """Finished runs by configuration.
 
     A name is the algorithm, the data if there are several, the overrides that not all commands of that algorithm and data have, and
-    always the paper's row, the budget and the updates of a command that sets them.
+    always what `_protocol` gives.
     """
     finished = sorted((run for run in runs if run.finished), key=lambda run: str(run.path))
     named = [key for key in ("algo", "data") if len({run.results[key] for run in finished}) > 1] or ["algo"]
+    trained: dict[str, set[int]] = defaultdict(set)
     alike: dict[tuple[str, ...], list[tuple[Run, list[str]]]] = defaultdict(list)
     for run in finished:
-        alike[tuple(str(run.results[key]) for key in named)].append((run, run.changes(("algo", "data", UPDATES)) + _protocol(run)))
+        trained[run.results["data"]].add(run.updates)
+        alike[tuple(str(run.results[key]) for key in named)].append((run, run.changes(("algo", "data", UPDATES))))
     groups: dict[str, dict[int, Run]] = defaultdict(dict)
     for chosen, members in alike.items():
-        common = set.intersection(*(set(said) for _, said in members))
-        for run, said in members:
-            own = (word.partition("=") for word in said if word not in common or word in _protocol(run))
-            words = [*chosen, *(f"{key.rpartition('.')[2]}={value}" for key, _, value in own)]
-            groups[" ".join(words)][run.seed] = run
+        common = set.intersection(*(set(changes) for _, changes in members))
+        for run, changes in members:
+            pairs = (change.partition("=") for change in changes if change not in common)
+            own = (f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs)
+            groups[" ".join([*chosen, *own, *_protocol(run, trained[run.results["data"]])])][run.seed] = run
     return [Method(name, [found[seed] for seed in sorted(found)]) for name, found in sorted(groups.items())]
 
 
-def _protocol(run: Run) -> list[str]:
-    """The overrides that choose a paper's row, a budget other than the full one, and the number of updates."""
-    return [
-        f"{key}={value}"
-        for key, value in run.said.items()
-        if key in ("paper", UPDATES) or (key.partition(".")[0] == "budget" and value != "full")
-    ]
+def _protocol(run: Run, trained: set[int]) -> Iterator[str]:
+    """The paper's row, a budget other than the full one, and the updates made where the command sets them or others made more or fewer.
+
+    ``trained``: the numbers of updates of all runs on its data; 0, of what is not trained, is no difference.
+    """
+    if "paper" in run.said:
+        yield f"paper={run.said['paper']}"
+    if run.budget != "full":
+        yield f"budget={run.budget}"
+    if run.updates and (UPDATES in run.said or len(trained - {0}) > 1):
+        yield f"updates={run.updates}"
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -155,7 +161,7 @@ def _results(found: Sequence[Method]) -> Iterator[str]:
                 str(len(method.runs)),
                 f"{results[0]['test'][method.metric]['n_tasks']:,}",
                 html.escape(str(results[0]["protocol"]["batch_norm"] or "")),
-                f"{results[0]['train']['iterations']:,}",
+                f"{method.runs[0].updates:,}",
                 f"{np.mean([found['train']['seconds'] for found in results]):.0f}",
                 html.escape(", ".join(sorted({found["environment"]["device"] for found in results}))),
                 html.escape(

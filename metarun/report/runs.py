@@ -57,6 +57,11 @@ class Run:
         return "accuracy" if "accuracy" in self.results["test"] else "mse"
 
     @property
+    def updates(self) -> int:
+        """Outer updates that were made, of all stages; 0 where nothing was trained."""
+        return int((self.results.get("train") or {}).get("iterations", 0))
+
+    @property
     def budget(self) -> str:
         """Its name, full where it is not told, and what the command changed of it."""
         told = self.results.get("budget") or {}

@@ -102,10 +102,39 @@ def test_a_name_always_has_the_paper_the_budget_and_the_updates(tmp_path):
     write(tmp_path / "d2", "d", 0, [0.5], overrides=["budget=full"])
     assert [method.name for method in methods(collect([tmp_path]))] == [
         "a paper=finetune_sine_5shot budget=smoke",
-        "b iterations=600",
-        "c share=0.5",
+        "b updates=300",  # made, in place of those that were asked for
+        "c budget=full share=0.5",
         "d",
         "d amplitude=[1.0, 2.0]",
+    ]
+
+
+def test_a_budget_that_no_command_says_is_in_the_name(tmp_path):
+    write(tmp_path / "a", "maml", 0, [0.5], budget={"name": "smoke", "share": 0.001})
+    write(tmp_path / "b", "maml", 0, [0.5], overrides=["budget=full"], budget={"name": "full", "share": 1.0})
+    assert [method.name for method in methods(collect([tmp_path]))] == ["maml", "maml budget=smoke"]
+
+
+def test_updates_that_differ_on_the_same_data_are_in_every_name(tmp_path):
+    made = {"maml": 300, "reptile": 100, "linear": 0}  # as each has them by default; one is not trained
+    for algo, updates in made.items():
+        write(tmp_path / algo, algo, 0, [0.5], train={"iterations": updates, "seconds": 1.0})
+    write(tmp_path / "sine", "maml", 0, [0.5], data="sine", train={"iterations": 200, "seconds": 1.0})
+    assert [method.name for method in methods(collect([tmp_path]))] == [
+        "linear omniglot",
+        "maml omniglot updates=300",
+        "maml sine",
+        "reptile omniglot updates=100",
+    ]
+    assert [method.name for method in methods(collect([tmp_path / "maml", tmp_path / "linear"]))] == ["linear", "maml"]
+
+
+def test_seeds_of_one_command_with_other_updates_are_two_methods(tmp_path):
+    for seed, updates in enumerate((300, 200)):  # the default was another
+        write(tmp_path / str(seed), "maml", seed, [0.5], train={"iterations": updates, "seconds": 1.0})
+    assert [(method.name, len(method.runs)) for method in methods(collect([tmp_path]))] == [
+        ("maml updates=200", 1),
+        ("maml updates=300", 1),
     ]
 
 
