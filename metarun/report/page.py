@@ -103,7 +103,7 @@ def methods(runs: Sequence[Run]) -> list[Method]:
 
 
 def _protocol(run: Run, trained: set[int]) -> Iterator[str]:
-    """The paper's row, a budget other than the full one, and the updates made where the command sets them or others made more or fewer.
+    """The paper's row, a budget other than the full one, and the updates made where the command sets them or runs differ in them.
 
     ``trained``: the numbers of updates of all runs on its data; 0, of what is not trained, is no difference.
     """
