@@ -215,6 +215,16 @@ def test_curves_by_panel_and_name():
     assert first.get_lines()[0].get_marker() == "o"
 
 
+def test_the_legend_below_the_panels_names_a_curve_that_is_in_the_second_alone():
+    x = np.array([1.0, 2.0])
+    figure = figures.curves({"updates": [("m", x, x, x)], "tasks": [("m", x, x, x), ("n", x, x, x)]}, "accuracy, %")
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    named = {text.get_text(): handle.get_color() for text, handle in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert named == {line.get_label(): line.get_color() for line in figure.axes[1].get_lines()}
+    assert legend.get_window_extent().y1 < min(ax.get_tightbbox().y0 for ax in figure.axes)
+
+
 def test_curves_of_errors_are_logarithmic_if_they_can_be():
     x, ci = np.arange(12.0), np.zeros(12)
     good, zero = figures.curves({"a": [("m", x, x + 1, ci)], "b": [("m", x, x, ci)]}, "mean squared error").axes
@@ -243,6 +253,13 @@ def test_presentations_with_chance():
     assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("chance", (3.0, 0.2))]
     assert labels(ax) == ("presentation of the class", "test accuracy, 95 % interval")
     assert ax.get_ylim() == (0, 1)
+
+
+def test_presentations_of_one_task_have_no_interval():
+    (ax,) = figures.presentations([{"presentation": 1, "mean": 0.5, "ci95": None}], ways=5).axes
+    ((_, y, ends),) = bars(ax)[""]
+    assert y == [0.5]
+    assert not np.isfinite([y for segment in ends for _, y in segment]).any()
 
 
 def test_scores_by_length():

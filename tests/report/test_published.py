@@ -3,7 +3,7 @@
 import pytest
 
 from metarun.config import CONFIGS
-from metarun.report.published import papers, published
+from metarun.report.published import _interval, papers, published
 
 ROWS = sorted(path.stem for path in (CONFIGS / "paper").glob("*.yaml"))
 
@@ -32,6 +32,19 @@ def test_deviations_and_errors_over_seeds_become_intervals():
     assert published()["split_mnist_domain_none"]["test"].ci95 == pytest.approx(2.0930 * 1.66, abs=1e-3)
     assert published()["protonet_omniglot_5way_1shot"]["test"].ci95 is None
     assert published()["maml_omniglot_5way_1shot"]["test"].ci95 == 0.4
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"ci95": 0.4}, 0.4),
+        ({}, None),
+        ({"sd": 0.5, "n": 3}, 4.3027 * 0.5 / 3**0.5),  # Student's t of 2 degrees of freedom
+        ({"se": 0.2, "n": 2}, 12.7062 * 0.2),
+    ],
+)
+def test_an_interval_from_what_is_printed(entry, expected):
+    assert _interval(entry) == (expected and pytest.approx(expected, rel=1e-4))
 
 
 def test_a_source_is_told_in_a_line():

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from metarun.report.runs import collect
+from metarun.config import ConfigError
+from metarun.report.runs import _written, collect
 
 
 def write(path, overrides=(), **results):
@@ -70,3 +71,32 @@ def test_runs_are_found_at_any_depth_but_not_in_other_runs_remains(tmp_path):
         write(tmp_path / name)
     assert [str(run.path.relative_to(tmp_path)) for run in collect([tmp_path])] == ["a", "b/1/deep", "b/2"]
     assert len(collect([tmp_path / "a", tmp_path])) == 3  # each once
+
+
+def test_the_test_tasks_are_those_of_the_run_or_of_its_own_later_test(tmp_path):
+    write(tmp_path / "run", tested={"digest": "of training"})
+    write(tmp_path / "old", status="finished")
+    later = {"0": None, "1": {"overrides": ["data.shots=5"], "tested": {"digest": "others"}}, "2": {"tested": {"digest": "own"}}}
+    for name in ("run", "old"):
+        for folder, results in later.items():
+            (tmp_path / name / "eval" / folder).mkdir(parents=True)
+            if results is not None:
+                (tmp_path / name / "eval" / folder / "results.json").write_text(json.dumps(results))
+    (tmp_path / "old" / "eval" / "0" / "results.json").write_text("{")  # killed while it was written
+    old, run = collect([tmp_path])
+    assert run.tested == ("of training", tmp_path / "run")
+    assert old.tested == ("own", tmp_path / "old" / "eval" / "2")
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/none: no such folder$"):
+        collect([tmp_path / "none"])
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: expected a run directory, or a folder with some in it$"):
+        collect([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("relu", "relu"), (0.4, "0.4"), (True, "true"), (None, "null"), (["a", 1], '["a", 1]')]
+)
+def test_values_are_written_as_one_types_them(value, expected):
+    assert _written(value) == expected

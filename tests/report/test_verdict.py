@@ -115,6 +115,11 @@ def test_the_seeds_wanted_are_the_fewest_that_scipys_quantiles_allow(spread):
     assert wanted == 3 or not enough(wanted - 1)
 
 
+@pytest.mark.parametrize(("ratio", "expected"), [(0.9, 16), (1.15, 11), (1.65, 7), (1.95, 5), (2.35, 5), (2.5, 4)])
+def test_the_seeds_wanted_where_one_degree_of_freedom_more_or_less_is_another_number(ratio, expected):
+    assert seeds_wanted(1.0, ratio) == expected
+
+
 def test_seeds_wanted_at_the_ends():
     assert seeds_wanted(0.0, 0.3) == 3
     assert seeds_wanted(1e-6, 0.3) == 3
