@@ -432,6 +432,12 @@ def test_the_scales_of_a_row_are_those_of_its_bar():
     assert (titles.get_rotation(), titles.get_ha(), titles.get_va()) == (0, "right", "center")
 
 
+def test_errors_of_one_row_have_the_same_colours_in_every_panel():
+    figure = figures.stage_matrices({"sine": {"none": [[2.0], [1.0]], "ewc": [[8.0], [4.0]]}}, {"sine": "mse"})
+    norms = [ax.get_images()[0].norm for ax in figure.axes[:2]]
+    assert [(norm.vmin, norm.vmax) for norm in norms] == [(1.0, 8.0), (1.0, 8.0)]
+
+
 def test_measured_and_published_have_marks_of_their_own():
     (ax,) = figures.beside_published({"maml": (98.5, 1.0, (98.7, 0.4))}, "accuracy, %").axes
     assert {label_of(container): container[0].get_marker() for container in ax.containers} == {"published": "s", "measured": "o"}

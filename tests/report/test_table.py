@@ -75,6 +75,13 @@ def test_streams_beside_published_figures(tmp_path):
     assert len(found) == 25  # eight methods in three scenarios, and mine
 
 
+def test_what_a_command_leaves_to_the_default_is_read_from_the_results(tmp_path):
+    test, continual = {"accuracy": {"mean": 0.6, "ci95": 0.01, "n_tasks": 10000}}, {"acc": 0.6, "R": [[0.5], [0.6]]}
+    said = {"+table": "split_mnist", "data.scenario": "domain", "seed": 0}
+    write(tmp_path / "run", said, seed=0, cl="none", test=test, continual=continual)
+    assert pick(lines("split_mnist", tmp_path), cl="none", scenario="domain")["measured"] == "60.00"
+
+
 def test_rows_of_papers_by_budget(tmp_path):
     full, short = {"name": "full", "share": 1.0}, {"name": "short", "share": 0.05}
     for seed, mean in enumerate([0.98, 0.99, 0.985]):
@@ -93,7 +100,8 @@ def test_rows_of_papers_by_budget(tmp_path):
     assert (first["measured"], first["published"], first["verdict"]) == ("98.50 ± 1.24", "98.7 ± 0.4", "inconclusive")
     assert (first["margin"], first["seeds wanted"], first["difference"]) == ("± 0.4", "19", "-0.20")
     assert (first["seeds"], first["batch norm"], first["updates"]) == ("3", "transductive", "100")
-    assert pick(found, cell="5way_1shot", budget="short")["verdict"] == "short budget"
+    short_of = pick(found, cell="5way_1shot", budget="short")
+    assert (short_of["verdict"], short_of["difference"], short_of["seeds wanted"]) == ("short budget", "-7.70", "")
     assert pick(found, cell="5way_1shot", budget="short share=0.05")["verdict"] == "short budget"
     assert pick(found, cell="5way_1shot", budget="short operations=3e+11")["verdict"] == "short budget"
     assert pick(found, cell="5way_5shot")["measured"] == "1 failed (no space left)"
