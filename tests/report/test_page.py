@@ -164,6 +164,12 @@ def test_a_paired_test_over_the_tasks_of_the_same_seeds(runs):
     }
 
 
+def test_the_runs_of_a_paired_test_are_those_on_shared_tasks(runs):
+    write(runs / "b2", "protonet", 2, [0.0, 0.0, 0.0])  # its test tasks are in no run of the other
+    (row,) = cells(page(collect([runs])), "Paired tests")
+    assert (row["best"], row["runs"]) == ("maml", "2 and 2")
+
+
 def test_different_test_tasks_are_never_paired(tmp_path):
     """Two papers' rows with the same ways, shots and numbers, on other characters."""
     scores = [0.5, 0.7, 0.9]
