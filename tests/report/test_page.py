@@ -295,6 +295,7 @@ def test_methods_beyond_those_that_can_be_told_apart_are_said_to_be_left_out(tmp
     (figure,) = drawn.values()
     names = [line.get_label() for line in figure.axes[0].get_lines()]
     assert names == [f"maml inner_lr={i:02}" for i in range(12)]
+    assert "The first" not in page(collect([tmp_path / str(i) for i in range(12)]))
 
 
 def test_the_matrices_of_a_page(tmp_path, drawn):
