@@ -109,6 +109,22 @@ def test_a_name_always_has_the_paper_the_budget_and_the_updates(tmp_path):
     ]
 
 
+def test_a_name_has_no_algorithm_and_data_twice_and_values_whole(tmp_path):
+    write(tmp_path / "a", "maml", 0, [0.5], overrides=["data=omniglot", "data.name=a=b"])
+    write(tmp_path / "b", "maml", 0, [0.5])
+    (tmp_path / "b/.hydra/overrides.yaml").write_text('["+paper=maml_omniglot_5way_1shot"]')  # which chooses both
+    found = [method.name for method in methods(collect([tmp_path]))]
+    assert found == ["maml name=a=b", "maml paper=maml_omniglot_5way_1shot"]
+
+
+def test_of_two_runs_of_one_seed_the_later_folder_counts_in_whatever_order_they_are_given(tmp_path):
+    for name in "ab":
+        write(tmp_path / name, "maml", 0, [0.5])
+    for order in ("ab", "ba"):
+        (method,) = methods(collect([tmp_path / name for name in order]))
+        assert [run.path.name for run in method.runs] == ["b"]
+
+
 def test_a_budget_that_no_command_says_is_in_the_name(tmp_path):
     write(tmp_path / "a", "maml", 0, [0.5], budget={"name": "smoke", "share": 0.001})
     write(tmp_path / "b", "maml", 0, [0.5], overrides=["budget=full"], budget={"name": "full", "share": 1.0})

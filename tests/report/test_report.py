@@ -153,3 +153,11 @@ def test_a_figure_in_a_few_words():
     lone = results()
     lone["test"]["accuracy"]["ci95"] = None
     assert figure(lone) == "accuracy 97.12 %"
+
+
+@pytest.mark.parametrize(("mean", "told"), [(0.25, "0.25"), (None, "not finite")])
+def test_an_online_score_that_is_not_finite_is_said(mean, told):
+    stream = dict.fromkeys(("acc", "aia", "bwt", "fwt", "forgetting", "intransigence"))
+    online = {"mse": mean, "rounds": 1000, "switches": 3, "boundaries": []}
+    text = describe(results("mse", steps=False, continual=stream | {"stages": ["a"], "online": online}))
+    assert f"online mse {told} over 1,000 rounds with 3 switches of stage\n" in text
