@@ -8,8 +8,10 @@ METARUN_LONG=50000 makes as many updates, and a sweep of 50 jobs:
 import gc
 import json
 import os
+import statistics
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,24 +55,26 @@ def looks(monkeypatch):
     return seen
 
 
-def assert_flat(looks, growth):
+def assert_flat(looks):
+    """A leak grows at most looks; the allocator takes a few MB once, at any of them."""
     held, sizes = zip(*looks[1:], strict=True)
     assert len(held) >= 5
     assert max(held) <= held[0], held
-    assert max(sizes) - sizes[0] < growth, [size / MB for size in sizes]
+    growth = [later - earlier for earlier, later in pairwise(sizes)]
+    assert statistics.median(growth) < MB / 4, [size / MB for size in sizes]
 
 
 def test_memory_is_flat_over_updates(looks, tmp_path):
     updates = LONG or 600
     keys = ("trainer.tasks=2", "trainer.validate_every=null", f"trainer.iterations={updates}", f"trainer.log_every={updates // 6}")
     run_in(tmp_path / "run", *keys)
-    assert_flat(looks, 4 * MB)
+    assert_flat(looks)
 
 
 def test_memory_is_flat_over_200_validations(looks, tmp_path):
     keys = ("trainer.tasks=1", "trainer.validate_every=1", "trainer.val_tasks=2", "trainer.keep_best=3")
     run_in(tmp_path / "run", *keys, "trainer.iterations=200", "trainer.log_every=34")
-    assert_flat(looks, 4 * MB)
+    assert_flat(looks)
 
 
 def test_a_run_closes_what_it_opens(tmp_path):
