@@ -152,7 +152,7 @@ def test_a_loss_of_the_methods_own_is_logged_and_the_tasks_weights_count(tmp_pat
             return
         x = tasks.query.x.flatten(0, 1).flatten(1)
         before, now = (plain_mlp(network(of_), x).detach() / 2 for of_ in (of.teacher, algorithm))
-        extra = 4 * stage / (stage + 1) * float(-(before.softmax(-1) * now.log_softmax(-1)).sum(-1).mean())
+        extra = stage / (stage + 1) * float(-(before.softmax(-1) * now.log_softmax(-1)).sum(-1).mean())
         expected.append((own, extra))
 
     lines = trained(tmp_path, data.stages(torch.device("cpu")), algorithm, of, on_update=twin, monkeypatch=monkeypatch)
