@@ -131,7 +131,7 @@ def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | No
     titles = {title: _wrapped(title, 26) for title in found}
     heads = {name: _wrapped(name, 16) for name in columns}
     # Inches, for text of 8 points: panels keep their size beside the rows' titles, the methods' names and the colour bar.
-    label = 0.07 * max(len(line) for title in titles.values() for line in title.splitlines())
+    label = 0.07 * max((len(line) for title in titles.values() for line in title.splitlines()), default=0)
     tall = max(1.0, 0.14 * max(title.count("\n") + 1 for title in titles.values()))
     head = 0.1 + 0.14 * max(name.count("\n") + 1 for name in heads.values())
     width, height = 1.1 + (label + 0.9) / len(columns), tall + 0.15 + head / len(found)

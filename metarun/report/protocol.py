@@ -26,8 +26,38 @@ def row(name: str, group: Literal["paper", "table"] = "paper") -> dict[str, Any]
         return {}
     content = yaml.safe_load(path.read_text())
     content.pop("hydra", None)
-    parents = [entry for entry in content.pop("defaults", []) if isinstance(entry, str)]
-    return {key: value for parent in parents for key, value in row(parent, group).items()} | dict(_flat(content))
+    found: dict[str, Any] = {}
+    for entry in content.pop("defaults", []):
+        if isinstance(entry, str):
+            found |= row(entry, group)
+    return found | dict(_flat(content))
+
+
+@cache
+def choices(name: str, group: Literal["paper", "table"] = "paper") -> dict[str, str]:
+    """The group choices of a paper's row or a table, as {"algo": "supervised"}, with those of the rows that it builds on."""
+    path = CONFIGS / group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    found: dict[str, str] = {}
+    for entry in yaml.safe_load(path.read_text()).get("defaults", []):
+        if isinstance(entry, str):
+            found |= choices(entry, group)
+        else:
+            found |= {key.removeprefix("override").strip(" /"): value for key, value in entry.items()}
+    return found
+
+
+def repeats(config: Mapping[str, Any], key: str, value: str, table: str, paper: str) -> bool:
+    """Whether the override ``key=value`` sets what the table or the paper's row of the same command sets already.
+
+    ``config``: the run's composed configuration, as ``value`` is text in Hydra's grammar (`1e-3` and `0.001` are the same).
+    """
+    chosen = choices(table, "table") | choices(paper)
+    if key in chosen:
+        return chosen[key] == value
+    wanted = row(table, "table") | row(paper)
+    return key in wanted and _at(config, key) == wanted[key]
 
 
 def departures(config: Mapping[str, Any], name: str, group: Literal["paper", "table"] = "paper") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metarun.config import NO_EFFECT, ConfigError
 from metarun.files import json_lines, read_results
-from metarun.report.protocol import departures
+from metarun.report.protocol import departures, repeats
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +103,16 @@ class Run:
     def changes(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> list[str]:
         """What sets the run apart: overrides of the command and values of a `former` row.
 
-        Left out are overrides that change nothing, those of ``known`` keys, and the values that are ``given``.
+        Left out are overrides that change nothing, those that repeat what the run's table or row sets, those of ``known`` keys, and
+        the values that are ``given``.
         """
         aside = ASIDE | set(known)
+        table, paper = self.said.get("table", ""), self.said.get("paper", "")
         said = [
             f"{key}={value}"
             for key, value in self.said.items()
             if key not in aside and key.split(".")[0] not in ("hydra", "budget") and (given or {}).get(key) != value
+            if not repeats(self.configuration, key, value, table, paper)
         ]
         return said + self.former
 

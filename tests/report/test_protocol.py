@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from metarun.config import CONFIGS
 from metarun.report.page import methods
-from metarun.report.protocol import departures, row
+from metarun.report.protocol import choices, departures, row
 from metarun.report.runs import collect
 from metarun.report.table import make
 
@@ -116,6 +116,28 @@ def test_a_run_of_a_former_table_has_another_protocol(tmp_path):
     assert streamed(tmp_path / "said", "digit", ["data.stage_by=digit"]).former == []
     rows = [row for row in make("split_mnist", collect([tmp_path / "now", tmp_path / "former"])).rows if row.runs]
     assert [(row.changed, len(row.runs)) for row in rows] == [("", 1), ("data.stage_by=digit", 1)]
+
+
+def test_an_override_that_repeats_the_table_or_the_row_sets_nothing_apart(tmp_path):
+    assert choices("split_mnist", "table") == {"algo": "supervised", "data": "split_mnist"}
+    assert choices("snail_omniglot_5way_5shot")["data"] == "omniglot"  # from the row that it builds on
+    assert choices("no_such_row") == {}
+    again = streamed(tmp_path / "again", "random", ["algo=supervised", "data=split_mnist", "data.stage_by=random"])
+    assert again.changes(["data.scenario", "cl"]) == []
+    other = streamed(tmp_path / "other", "digit", ["algo=supervised", "data.stage_by=digit", "model.widths=[400,400]"])
+    assert other.changes(["data.scenario", "cl"]) == ["data.stage_by=digit", "model.widths=[400,400]"]
+
+
+def test_a_repeated_value_is_that_of_the_configuration(tmp_path, config):
+    """And not its text: `1e-3` is what Hydra reads as 0.001."""
+    words = ["trainer.optimizer.lr=1e-3", "algo.frozen=[norms.*]", "algo.inner_lr=0.4"]
+    config["algo"]["inner_lr"] = 0.4
+    write(tmp_path, config, words)
+    (run,) = collect([tmp_path])
+    assert run.changes([]) == ["algo.inner_lr=0.4"]
+    (tmp_path / ".hydra" / "config.yaml").unlink()
+    (run,) = collect([tmp_path])
+    assert run.changes([]) == words
 
 
 def test_what_the_command_set_is_told_once(tmp_path, config):
