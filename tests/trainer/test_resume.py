@@ -126,7 +126,13 @@ def test_a_checkpoint_says_all_that_a_run_goes_on_from(tmp_path, monkeypatch):
     assert (seen["schema"], seen["source"], seen["jumps"], seen["nonfinite"], seen["best"]) == (1, "tests", None, None, [])
     position = seen["position"]
     assert {key: position[key] for key in ("step", "started", "ended", "online", "best", "nonfinite", "resumed_at")} == {
-        **{"step": 8, "started": 2, "ended": 1, "online": [], "best": [], "nonfinite": [0, 0], "resumed_at": []}
+        "step": 8,
+        "started": 2,
+        "ended": 1,
+        "online": [],
+        "best": [],
+        "nonfinite": [0, 0],
+        "resumed_at": [],
     }
     assert sorted(position["order"]) == [0, 1, 2]
     assert len(position["rows"]) == 2
