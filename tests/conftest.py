@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from contextlib import chdir
@@ -36,6 +37,12 @@ def data_root() -> Path:
         if (Path(root) / "omniglot" / "images_background.zip").is_file():
             return Path(root)
     pytest.skip("METARUN_DATA does not point at a folder with omniglot/images_background.zip")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_listener():
+    """A run tells who listened before of a signal, and mutmut's would end the process there, as if all tests had passed."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Command:
