@@ -273,7 +273,7 @@ def run_or_show(config: DictConfig) -> None:
         if found["environment"]["source"] != source_digest(config):
             log.warning("This run was made by other code than metarun's present one; restart=true makes it again")
     if found["status"] == "diverged":
-        from metarun.trainer.trainer import Diverged
+        from metarun.trainer.state import Diverged
 
         raise Diverged(f"{found['stopped']} ({folder.path}); restart=true starts over")
     from metarun.report.summary import describe

@@ -43,7 +43,8 @@ from metarun.trainer.evaluation import probe, summary, work_of
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.headline import Headline, diverged
 from metarun.trainer.machine import choose_device, keep_freed_memory, make_deterministic, set_threads
-from metarun.trainer.trainer import Diverged, Outcome, Pruned, Trainer, metric_name
+from metarun.trainer.state import Diverged, Outcome, Pruned
+from metarun.trainer.trainer import Trainer, metric_name
 
 log = logging.getLogger(__name__)
 

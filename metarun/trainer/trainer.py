@@ -4,9 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from multiprocessing import parent_process
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,169 +28,22 @@ from metarun.tracking import Log, NoLog, RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary, testing
 from metarun.trainer.guard import Guard
-from metarun.trainer.headline import Headline, ReportSteps
+from metarun.trainer.headline import Headline
 from metarun.trainer.online import Jumps, stages_of_rounds
+from metarun.trainer.settings import Settings
+from metarun.trainer.state import Diverged, Outcome, Position, Pruned
 
 log = logging.getLogger(__name__)
 
 FALLING = {"linear": ("PolynomialLR", "total_iters"), "cosine": ("CosineAnnealingLR", "T_max")}
 """Schedules of the outer rate that need nothing but the number of updates: torch's class, and what it calls that number."""
 
-Order = Literal["given", "random", "easy_first", "hard_first", "active"]
-"""Of stages. easy_first, hard_first: by the untrained learner's score on their validation tasks, after its own adaptation. active:
-at every boundary the one that the learner is worst at, on validation tasks again, comes next."""
-
 SAMPLED_VALUES = 2**16
 """Input numbers sampled ahead of the updates that use them: a cheap task costs more to ask for than to make."""
 
 
-class Diverged(RuntimeError):
-    """The training loss or a weight is no longer finite."""
-
-
-class Pruned(RuntimeError):
-    """A search has no more use for the run, which could be continued from its checkpoint."""
-
-
-@dataclass
-class Position:
-    """How far a run is: what a checkpoint holds beside the weights' and the optimizer's states."""
-
-    step: int = 0
-    """Outer updates made, over all stages."""
-    started: int = 0
-    """Stages begun, their row of R taken."""
-    ended: int = 0
-    """Stages trained to their end, consolidation included."""
-    order: list[int] = field(default_factory=list)
-    """Numbers of the stages in the order taken, those to come as far as it is decided."""
-    rows: list[list[list[float | None]]] = field(default_factory=list)
-    """Rows of R so far, each for all looks that the headline is chosen among; columns by the stages' numbers."""
-    online: list[float] = field(default_factory=list)
-    """Of a stream without boundaries: each round's score before its labels were seen."""
-    best: list[tuple[float, int]] = field(default_factory=list)
-    """Validation score (higher is better) and step of the best weights, best first."""
-    nonfinite: list[int] = field(default_factory=lambda: [0, 0])
-    """Updates taken back because they were not finite, and tasks whose losses were not."""
-    seconds: float = 0.0
-    """Time spent in updates."""
-    resumed_at: list[int] = field(default_factory=list)
-
-
-@dataclass
-class Outcome:
-    """What a run found, stages in the order taken: scores, (looks, tasks) of the test and (tasks,) of validation; R of several.
-
-    Validation and test are of the same weights. Validation and R are after as many inner steps as the test has at ``look``.
-    """
-
-    stages: list[str]
-    test: list[NDArray[np.float64]]
-    validation: list[NDArray[np.float64]]
-    rows: list[list[float | None]]
-    position: Position
-    headline: Headline
-    look: int
-    """The place of the headline's number of inner steps among the test's looks."""
-    rounds: list[int] | None = None
-    """Of a stream without boundaries: the number of each round's stage."""
-    boundaries: list[int] = field(default_factory=list)
-    """Rounds before which one was guessed."""
-
-
-class Trainer:
-    """Trains a learner through stages and tests it.
-
-    Args:
-        iterations: outer updates of each stage.
-        tasks: tasks of an update (the meta-batch).
-        optimizer: of the outer loop: a `_target_` with its arguments.
-        scheduler: of its learning rate, stepped every update and started anew in each stage: "linear" or "cosine" falls to 0 over
-            the updates of a stage (of an online stream: over all updates); or a `_target_` with its arguments; null: constant.
-        clip: largest norm of the outer gradient; null: not clipped.
-        clip_value: largest absolute value of each number in the outer gradient, which is clipped before its norm is; null: not
-            clipped.
-        validate_every: updates between validations; null: none.
-        val_tasks, test_tasks: tasks of a validation and of the test.
-        paper_tasks: show the test on this many first tasks too, the number a paper reports; null: not.
-        keep_best: test the weights that were best on validation, averaging the predictions of this many; 0: the last weights. With
-            several stages the last weights are tested.
-        checkpoint_every: seconds between checkpoints.
-        report_steps: inner steps behind the test score, R and the choice of weights, see `Headline`.
-        log_every: updates between logged losses, and between looks at whether they are finite.
-        device: auto, cpu, cuda, cuda:1, mps.
-        threads: of the CPU; null: chosen by the size of the work.
-        nonfinite: a loss or a gradient that is not finite: "stop" ends the run as diverged, the last good checkpoint kept; "skip"
-            takes the update back, and ends the run if none in `log_every` updates was finite.
-        deterministic: the same bytes from run to run on one machine, at the cost of some speed; refuses operations that cannot.
-        precision: "float32"; "tf32", a GPU's matrix products in TensorFloat-32, as torch's convolutions are anyway; or "bfloat16"
-            by autocast.
-        reset_optimizer: start each stage with the optimizer as it was made, its moments forgotten. Those of weights of which each
-            stage has its own (cl=heads) are forgotten in any case.
-        order: of the stages, see `Order`.
-        switch: probability that the stage changes before an update, unannounced: an online stream of as many updates as all stages
-            have, each scored on its new tasks before it is made, without validation; null: stage after stage.
-        detect: of an online stream: a score that many standard deviations worse than its running mean counts as a boundary, and
-            the continual method is told; null: it is told nothing.
-        tensorboard, figures: write TensorBoard's events, and PNG figures.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        *,
-        iterations: int,
-        tasks: int,
-        optimizer: dict[str, Any],
-        scheduler: Literal["linear", "cosine"] | dict[str, Any] | None = None,
-        clip: float | None = None,
-        clip_value: float | None = None,
-        validate_every: int | None = 1000,
-        val_tasks: int = 200,
-        test_tasks: int = 1000,
-        paper_tasks: int | None = None,
-        keep_best: int = 1,
-        report_steps: ReportSteps = "auto",
-        checkpoint_every: float = 30.0,
-        log_every: int = 100,
-        device: str = "auto",
-        threads: int | None = None,
-        nonfinite: Literal["stop", "skip"] = "stop",
-        deterministic: bool = False,
-        precision: Literal["float32", "tf32", "bfloat16"] = "float32",
-        reset_optimizer: bool = False,
-        order: Order = "given",
-        switch: float | None = None,
-        detect: float | None = None,
-        tensorboard: bool = True,
-        figures: bool = True,
-    ) -> None:
-        counts = {"tasks": tasks, "val_tasks": val_tasks, "test_tasks": test_tasks, "log_every": log_every}
-        optional = {"validate_every": validate_every, "paper_tasks": paper_tasks, "threads": threads}
-        for key, value in counts.items():
-            require(value > 0, key, value, "1 or more")
-        for key, number in optional.items():
-            require(number is None or number > 0, key, number, "1 or more, or null")
-        require(iterations >= 0, "iterations", iterations, "0 or more")
-        require(keep_best >= 0, "keep_best", keep_best, "0 or more")
-        require(clip is None or clip > 0, "clip", clip, "a number above 0, or null")
-        require(clip_value is None or clip_value > 0, "clip_value", clip_value, "a number above 0, or null")
-        require(checkpoint_every >= 0, "checkpoint_every", checkpoint_every, "0 seconds or more")
-        require(switch is None or 0 < switch < 1, "switch", switch, "a number between 0 and 1, or null")
-        require(detect is None or detect > 0, "detect", detect, "a number above 0, or null")
-        require(detect is None or switch is not None, "detect", detect, "null where trainer.switch is")
-        require(switch is None or order == "given", "order", order, "given where stages change by trainer.switch")
-        self.seed, self.iterations, self.tasks = seed, iterations, tasks
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.clip, self.clip_value = clip, clip_value
-        self.validate_every, self.val_tasks, self.test_tasks = validate_every, val_tasks, test_tasks
-        self.paper_tasks, self.keep_best, self.report_steps = paper_tasks, keep_best, report_steps
-        self.checkpoint_every, self.log_every = checkpoint_every, log_every
-        self.device, self.threads, self.precision = device, threads, precision
-        self.nonfinite, self.deterministic = nonfinite, deterministic
-        self.reset_optimizer = reset_optimizer
-        self.order, self.switch, self.detect = order, switch, detect
-        self.tensorboard, self.figures = tensorboard, figures
+class Trainer(Settings):
+    """Trains a learner through stages and tests it."""
 
     def fit(
         self,

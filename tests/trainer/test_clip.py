@@ -9,7 +9,8 @@ from shared_out import made
 from metarun.cl.method import ContinualMethod
 from metarun.ranks import ALONE
 from metarun.tracking import RunFolder
-from metarun.trainer.trainer import Diverged, Trainer, _Job
+from metarun.trainer.state import Diverged
+from metarun.trainer.trainer import Trainer, _Job
 
 
 def job(path, **keys):

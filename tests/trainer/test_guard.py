@@ -9,7 +9,7 @@ from streams import learner, method, stream, train
 from metarun.algo.supervised import Supervised
 from metarun.tracking import RunFolder
 from metarun.trainer import trainer as module
-from metarun.trainer.trainer import Diverged
+from metarun.trainer.state import Diverged
 
 BAD = (0, 3, 4)
 """Updates with a task whose loss is not finite; the first of them is the optimizer's first."""

@@ -10,7 +10,8 @@ from metarun.algo.supervised import Supervised
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint, online
 from metarun.trainer import trainer as module
-from metarun.trainer.trainer import Diverged, Pruned, _Job
+from metarun.trainer.state import Diverged, Pruned
+from metarun.trainer.trainer import _Job
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
 STEPS = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2, "gamma": 0.5}

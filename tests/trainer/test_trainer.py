@@ -15,7 +15,8 @@ from metarun.ranks import ALONE
 from metarun.rng import derive
 from metarun.tracking import RunFolder
 from metarun.trainer import trainer as module
-from metarun.trainer.trainer import Diverged, Pruned, Trainer, _Job, describe
+from metarun.trainer.state import Diverged, Pruned
+from metarun.trainer.trainer import Trainer, _Job, describe
 
 CPU = torch.device("cpu")
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01}
