@@ -81,7 +81,7 @@ def test_version(metarun):
         (["algo=[maml"], "algo=[maml: not an override"),
         (["maml"], "maml: not an override"),
         (["algo=null"], "Hydra cannot work with this configuration: Config group override must be a string"),
-        (["hydra.run.dir=/proc/none"], "/proc/none: No such file or directory"),
+        (["hydra.run.dir=/dev/null/none"], "/dev/null/none: Not a directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(here, arguments, line):

@@ -16,7 +16,7 @@ from metarun.config import CONFIGS
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 OWN = {"ridge", "arrays", "mine", "freeze"}
 """Choices of a user's own in the examples."""
 
