@@ -5,42 +5,16 @@ constructor has, for use from Python, is the YAML's value (`tests/test_defaults.
 annotations, ranges by the constructor itself through `require`.
 """
 
-import importlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from metarun.config import ConfigError, RangeError, nearest
-from metarun.trust import check_name
-
-
-def locate(target: Any, kind: type = object, key: str = "_target_") -> Any:
-    """The class with the dotted name ``target``, a subclass of ``kind``; or a function that is annotated to return one.
-
-    Nothing is imported that `metarun.trust` does not admit, and nothing is called.
-
-    Raises:
-        ConfigError: there is none, its module is not admitted, or it is of another kind.
-    """
-    module_name, _, name = check_name(target, key).rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # Only a module that is missing on the way to the target is the user's typo; one missing inside it is a bug to show.
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ConfigError(f"{key}={target}: no module named {error.name}") from None
-        raise
-    if not hasattr(module, name):
-        raise ConfigError(f"{key}={target}: no {name} in {module_name}{nearest(name, vars(module))}")
-    found = getattr(module, name)
-    made = found if inspect.isclass(found) else _hints(found).get("return") if inspect.isfunction(found) else None
-    if not inspect.isclass(made) or not issubclass(made, kind):
-        raise ConfigError(f"{key}={target}: expected a subclass of {kind.__name__}")
-    return found
+from metarun.declared import hints_of, locate
 
 
 def build(node: Any, *args: Any, key: str, kind: type = object, **given: Any) -> Any:
@@ -81,20 +55,13 @@ def build(node: Any, *args: Any, key: str, kind: type = object, **given: Any) ->
 
 def config_parameters(target: Any, positional: int, given: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
     """The parameters of ``target`` that a configuration may set, annotations resolved."""
-    hints = _hints(target.__init__ if inspect.isclass(target) else target)
+    hints = hints_of(target.__init__ if inspect.isclass(target) else target)
     parameters = list(inspect.signature(target).parameters.values())[positional:]
     return {
         p.name: p.replace(annotation=hints.get(p.name, Any))
         for p in parameters
         if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
-
-
-def _hints(callee: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(callee)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve: taken as they come
-        return {}
 
 
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:

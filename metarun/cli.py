@@ -18,8 +18,6 @@ from typing import Any, NoReturn
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal import hydra as internals
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -30,9 +28,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config import CONFIGS, LATER, ConfigError, check_own_keys, digest, nearest
+from metarun.declared import modules_in
+from metarun.hydra_compat import flags, use_loader
 from metarun.ranks import ALONE, Ranks, launched
 from metarun.signals import stop_if_asked
-from metarun.trust import CheckedLoader, folder_of, modules_in
+from metarun.trust import CheckedLoader, folder_of
 
 GROUPS = {
     "algo": "how to learn from a support set",
@@ -54,7 +54,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 log = logging.getLogger(__name__)
 
-internals.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined] # Hydra has no hook between composing and making its callbacks
+use_loader(CheckedLoader)
 
 
 def main() -> NoReturn:
@@ -146,7 +146,7 @@ class Parser(argparse.ArgumentParser):
 
 def check_flags(arguments: list[str]) -> None:
     """Refuse what Hydra's own parser would tell in several lines, and its flag that unpickles a file."""
-    parser = get_args_parser()
+    parser = flags()
     parser.__class__, parser.prog = Parser, "flags"
     given = parser.parse_args(arguments)
     if given.experimental_rerun is not None:

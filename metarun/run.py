@@ -21,7 +21,7 @@ from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.algo.oml import lengths
 from metarun.algo.task_features import task_features
-from metarun.build import build, locate
+from metarun.build import build
 from metarun.cl.method import ContinualMethod, check_declared
 from metarun.cl.metrics import stream_metrics
 from metarun.cl.reference import joint_scores
@@ -29,6 +29,7 @@ from metarun.cl.several import Several
 from metarun.config import ConfigError, check_own_keys
 from metarun.data import provenance
 from metarun.data.source import Data, Stage
+from metarun.declared import locate
 from metarun.episodes import TaskSpec
 from metarun.files import SCHEMA, replacing
 from metarun.model.network import Network, as_network

@@ -1,24 +1,15 @@
-"""Whose code a configuration may name: metarun's, torch's optimizers and schedules, and that of modules the user has declared.
+"""Checks what Hydra composes before it makes callbacks, plugins and loggers. `metarun.declared` says which names are admitted.
 
-Declared are the packages that `METARUN_PACKAGES` names, and the modules that lie in the working directory where every
-configuration is metarun's own, of the `conf/` there, or the command line's. A finished run and a folder of configurations from
-elsewhere declare nothing. Names are checked before anything is imported, kinds before anything is called (`metarun.build`).
+A configuration from elsewhere (`--config-dir`, a search path) may set metarun's keys, and none of Hydra's.
 """
 
-import importlib.util
 import logging
 import logging.handlers
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental import callbacks
 from hydra.experimental.callback import Callback
@@ -26,79 +17,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.config import CONFIGS, ConfigError
+from metarun.declared import check_names, locate, modules_in
+from metarun.hydra_compat import ConfigLoader, ConfigSearchPath
 
-PACKAGES = "METARUN_PACKAGES"
-OWN = ("metarun.", "torch.optim.")
 SWEEPER = "hydra_plugins.metarun_sweeper.MetarunSweeper"
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
-_here: ContextVar[Path | None] = ContextVar("here", default=None)
 
-
-@contextmanager
-def modules_in(folder: Path | None) -> Iterator[None]:
-    """For the length of the block modules that lie in ``folder`` are declared; None: no folder's are."""
-    token = _here.set(folder)
-    try:
-        yield
-    finally:
-        _here.reset(token)
-
-
-def check_name(target: object, key: str) -> str:
-    """Raise a `ConfigError` unless ``target`` is the dotted name of something in an admitted module. Imports nothing."""
-    if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
-        raise ConfigError(f"{key}={target}: expected a dotted name such as package.module.Class")
-    package = target.partition(".")[0]
-    if target.startswith(OWN) or _declared(target) or _lies_in(package, _here.get()):
-        return target
-    if _spec(package) is None:
-        raise ConfigError(f"{key}={target}: no module named {package}")
-    raise ConfigError(
-        f"{key}={target}: this is neither metarun's nor declared; where you trust {package}, say {PACKAGES}={package}"
-    )
-
-
-def check_names(node: Any, key: str = "") -> None:
-    """`check_name` of every `_target_` in a resolved configuration, however deep: also of those that nothing will build."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            place = f"{key}.{name}" if key else str(name)
-            if name == "_target_":
-                check_name(value, place)
-            check_names(value, place)
-    elif isinstance(node, list | tuple):
-        for number, value in enumerate(node):
-            check_names(value, f"{key}[{number}]")
-
-
-def _declared(target: str) -> bool:
-    named = os.environ.get(PACKAGES, "").replace(",", " ").split()
-    own = "." in named and _lies_in(target.partition(".")[0], Path.cwd())
-    return own or any(target.startswith(f"{package}.") for package in named)
-
-
-def _lies_in(package: str, folder: Path | None) -> bool:
-    """Whether a top-level module would be imported from ``folder`` itself."""
-    spec = _spec(package)
-    if folder is None or spec is None:
-        return False
-    places = spec.submodule_search_locations or [spec.origin or ""]
-    return any(Path(place).resolve().parent == folder.resolve() for place in places)
-
-
-def _spec(package: str) -> ModuleSpec | None:
-    """Where a top-level module would come from; only those on the way to a dotted name are imported by asking."""
-    try:
-        return importlib.util.find_spec(package)
-    except ValueError:  # one that has none, such as __main__
-        return None
-
-
-# Hydra -----------------------------------------------------------------------------------------------------------------------
-
-
-class CheckedLoader(ConfigLoaderImpl):
+class CheckedLoader(ConfigLoader):
     """Hydra's loader: what it composes is checked before Hydra makes callbacks, plugins and loggers of it."""
 
     def load_configuration(
@@ -129,12 +55,12 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def _check_untouched(self, hydra: DictConfig, run_mode: RunMode) -> None:
         """Configurations from elsewhere leave Hydra's part as the command line alone makes it, but for what a sweep runs over."""
-        path = ConfigSearchPathImpl()
+        path = ConfigSearchPath()
         path.append("hydra", "pkg://hydra.conf")
         for folder in filter(Path.is_dir, own_folders(hydra)):
             path.append("main" if folder == CONFIGS else "user", f"file://{folder}")
         path.append("schema", "structured://")
-        alone = ConfigLoaderImpl(path).load_configuration("config", list(hydra.overrides.hydra), run_mode)
+        alone = ConfigLoader(path).load_configuration("config", list(hydra.overrides.hydra), run_mode)
         found, expected = _plain(hydra), _plain(alone.hydra)
         for key in sorted(found.keys() | expected.keys()):
             if found.get(key) != expected.get(key):
@@ -233,7 +159,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _check_class(target: Any, kind: type, key: str) -> None:
-    """As `metarun.build.locate`; the standard library's classes for logging and Hydra's own callbacks are of the kind, too."""
+    """As `metarun.declared.locate`; the standard library's classes for logging and Hydra's own callbacks are of the kind, too."""
     module, _, name = str(target).rpartition(".")
     known = {"logging": logging, "logging.handlers": logging.handlers, "hydra.experimental.callbacks": callbacks}
     if module in known:
@@ -241,6 +167,4 @@ def _check_class(target: Any, kind: type, key: str) -> None:
         if not isinstance(found, type) or not issubclass(found, kind):
             raise ConfigError(f"{key}={target}: expected a subclass of {kind.__name__}")
         return
-    from metarun.build import locate
-
     locate(target, kind, key)

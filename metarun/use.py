@@ -22,6 +22,7 @@ from metarun.config import CONFIGS, LATER, ConfigError, check_own_keys, digest, 
 from metarun.data import provenance
 from metarun.data.images import ImageData, to_shape
 from metarun.data.source import Data, Stage
+from metarun.declared import check_names
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import Weights
 from metarun.report.summary import describe, figure
@@ -34,7 +35,6 @@ from metarun.trainer.evaluation import testing
 from metarun.trainer.headline import Headline
 from metarun.trainer.machine import choose_device, set_threads
 from metarun.trainer.trainer import Trainer, metric_name
-from metarun.trust import check_names
 
 SHAPE = ("ways", "shots", "queries")
 """Keys of a test task's shape, which other data take over from the run."""

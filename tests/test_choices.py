@@ -14,10 +14,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun.algo.algorithm import Algorithm
-from metarun.build import build, config_parameters, locate
+from metarun.build import build, config_parameters
 from metarun.cl.method import ContinualMethod
 from metarun.config import CONFIGS, ConfigError
 from metarun.data.source import Data
+from metarun.declared import locate
 from metarun.episodes import TaskSpec
 from metarun.run import build_method, check_optimizer, make_network
 from metarun.trainer.budget import Budget

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from metarun.build import config_parameters, locate
+from metarun.build import config_parameters
 from metarun.config import CONFIGS
+from metarun.declared import locate
 
 GIVEN = {"algo": 2, "data": 1, "model": 2, "cl": 0, "trainer": 1, "budget": 0, "search": 0}
 """How many arguments the code passes to the classes of a group; the others are keys."""

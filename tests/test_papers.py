@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun.algo.algorithm import Algorithm
-from metarun.build import build, config_parameters, locate
+from metarun.build import build, config_parameters
 from metarun.config import CONFIGS, NO_EFFECT
+from metarun.declared import locate
 from metarun.episodes import TaskSpec
 from metarun.run import make_network
 from metarun.tracking import flat

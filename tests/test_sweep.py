@@ -138,3 +138,11 @@ def test_a_list_of_grids_is_one_sweep_with_each_job_once(metarun):
     done = metarun("-m", "+table=mine", "data.train_shots=null", *SHORT)
     rows = [line.split("  finished")[0].strip() for line in done.stdout.splitlines() if line.startswith("seed=")]
     assert rows == ["seed=0", "seed=1", "seed=1 algo.inner_lr=0.02", "seed=2 algo.inner_lr=0.02"]
+
+
+def test_an_interval_is_for_a_search_alone(here):
+    line = here("-m", "algo.inner_lr=interval(0.01,0.1)", *SHORT, status=2).stderr
+    assert line.startswith(
+        "metarun: algo.inner_lr=interval(0.01,0.1): only a search takes an interval; list values, or add +search="
+    )
+    assert line.count("\n") == 1

@@ -1,88 +1,90 @@
-"""A search: runs tried one after another, their values chosen by what came of those before; then the best, over fresh seeds."""
+"""A search: trials one after another, each with values chosen from the outcomes so far; then the best values over fresh seeds."""
 
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
 
-from metarun.build import build
 from metarun.config import ConfigError
 from metarun.search.options import Options
 from metarun.search.space import Dimension
-from metarun.sweep import SweepFailed, check, summary
+from metarun.sweep import Job, SweepFailed, check, summary
 
 if TYPE_CHECKING:
-    from hydra_plugins.metarun_sweeper import MetarunSweeper
     from metarun.search.study import Study
 
 
-def search(sweeper: "MetarunSweeper", said: list[Override]) -> None:
-    """Search as `search` in the sweeper's configuration says, over what ``said`` leaves open.
+class Runner(Protocol):
+    """What a search needs of a sweep: composing a job's configuration, making jobs, and running them (`metarun.sweeper`)."""
+
+    config: Any
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig: ...
+    def jobs(self, overrides: Sequence[Sequence[str]]) -> list[Job]: ...
+    def launch(
+        self, jobs: Sequence[Job], first: int = 0, on_look: Callable[[], object] = lambda: None, quiet: bool = False
+    ) -> None: ...
+
+
+def search(runner: Runner, options: Options, overrides: Sequence[Override]) -> None:
+    """Search over those of ``overrides`` that leave a value open; of several for one key the last one counts.
 
     Raises:
-        ConfigError: a mistake in the configuration.
-        SweepFailed: no trial came to its end, or a test failed.
+        ConfigError: Optuna is not installed, or there is nothing to search over.
+        SweepFailed: no trial finished, or a test failed.
     """
     if importlib.util.find_spec("optuna") is None or importlib.util.find_spec("sqlalchemy") is None:
         raise ConfigError("search: needs metarun's extra search; pip install 'metarun[search]'")
     from metarun.search.study import Study
 
-    options: Options = build(sweeper.config.search, key="search", kind=Options)
-    space, fixed = divide(sweeper, options, said)
-    name = options.name or name_of(sweeper, space, fixed)
-    study = Study(
-        Path(sweeper.config.hydra.sweep.dir) / "search" / name, space, sweeper.config.seed, options.sampler, options.pruning
-    )
+    space, fixed = divide(overrides)
+    name = options.name or name_of(runner.compose(fixed), space)
+    folder = Path(runner.config.hydra.sweep.dir) / "search" / name
+    study = Study(folder, space, runner.config.seed, options.sampler, options.pruning)
     try:
         if options.warm_start and study.empty():
-            study.propose(warm_start(sweeper, options, space, fixed))
-        run_trials(sweeper, study, options, fixed)
+            study.propose(warm_start(runner.compose(fixed), options, space))
+        run_trials(runner, study, options, fixed)
     finally:
         study.close()
     chosen = [override for override in fixed if not override.startswith("seed=")] + study.best_overrides()
-    tests = sweeper.jobs([[*chosen, f"seed={seed}"] for seed in options.test_seeds])
+    tests = runner.jobs([[*chosen, f"seed={seed}"] for seed in options.test_seeds])
     try:
-        sweeper.launch(tests, first=len(study.trials()))
+        runner.launch(tests, first=len(study.trials()))
     finally:
         print(f"\n{summary(tests)}", flush=True)
     check(tests)
     print(f"\n{study.report(tests)}", flush=True)
 
 
-def divide(sweeper: "MetarunSweeper", options: Options, said: list[Override]) -> tuple[list[Dimension], list[str]]:
-    """What is searched over, and the overrides that all trials have."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
-    own = parser.parse_overrides([f"{key}={value}" for key, value in options.params.items()])
-    latest = {override.get_key_element(): override for override in [*own, *said]}.values()
+def divide(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str]]:
+    """The space to search, and the overrides that every trial has."""
+    latest = {override.get_key_element(): override for override in overrides}.values()
     space = [Dimension.of(override) for override in latest if override.is_sweep_override()]
     if not space:
         raise ConfigError("search: nothing to search over; say for example 'algo.inner_lr=tag(log,interval(0.001,1))'")
-    fixed = sweeper.split_arguments([override for override in latest if not override.is_sweep_override()], None)[0][0]
+    fixed = [f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in latest if not one.is_sweep_override()]
     return space, fixed
 
 
-def name_of(sweeper: "MetarunSweeper", space: Sequence[Dimension], fixed: Sequence[str]) -> str:
-    """`maml-sine-1f0c9a2b-seed0-77aa`: the run that is varied, and a digest of how."""
+def name_of(config: DictConfig, space: Sequence[Dimension]) -> str:
+    """`maml-sine-1f0c9a2b-seed0-77aa`: the run directory of the fixed overrides, and a digest of the space."""
     digest = hashlib.blake2b(repr(space).encode(), digest_size=2).hexdigest()
-    return f"{str(sweeper.compose(fixed).hydra.sweep.subdir).replace('/', '-')}-{digest}"
+    return f"{str(config.hydra.sweep.subdir).replace('/', '-')}-{digest}"
 
 
-def warm_start(
-    sweeper: "MetarunSweeper", options: Options, space: Sequence[Dimension], fixed: Sequence[str]
-) -> list[dict[str, Any]]:
-    """What to try first, from earlier runs."""
+def warm_start(config: DictConfig, options: Options, space: Sequence[Dimension]) -> list[dict[str, Any]]:
+    """What to try first, from earlier runs on tasks similar to those of ``config``."""
     from metarun.cli import methods
     from metarun.run import features_of
     from metarun.search.experience import experience, proposals
 
-    config = sweeper.compose(fixed)
     choices = config.hydra.runtime.choices
     features = features_of(config)
     like = {"algo": choices.algo, "cl": methods(choices)}
@@ -90,10 +92,10 @@ def warm_start(
     return proposals(tasks, np.array(list(features.values())), space, options.warm_trials, config.seed)
 
 
-def run_trials(sweeper: "MetarunSweeper", study: "Study", options: Options, fixed: Sequence[str]) -> None:
+def run_trials(runner: Runner, study: "Study", options: Options, fixed: Sequence[str]) -> None:
     """Run trials until there are enough of them, pruned ones included."""
     while asked := study.ask(options.at_once, options.trials):
-        jobs = sweeper.jobs([[*fixed, *overrides] for _, overrides in asked])
+        jobs = runner.jobs([[*fixed, *overrides] for _, overrides in asked])
         pairs = [(trial, job) for (trial, _), job in zip(asked, jobs, strict=True)]
 
         def follow(pairs: Sequence[Any] = pairs) -> None:
@@ -101,9 +103,9 @@ def run_trials(sweeper: "MetarunSweeper", study: "Study", options: Options, fixe
                 study.follow(trial, job)
 
         try:
-            sweeper.launch(jobs, first=asked[0][0].number, on_look=follow, quiet=True)
+            runner.launch(jobs, first=asked[0][0].number, on_look=follow, quiet=True)
         finally:
             for (trial, overrides), job in zip(asked, jobs, strict=True):
                 print(study.line(trial, overrides, job, study.tell(trial, job), options.trials), file=sys.stderr, flush=True)
     if study.best() is None:
-        raise SweepFailed(f"none of {len(study.trials())} trials came to its end; their logs say why ({study.folder})")
+        raise SweepFailed(f"none of {len(study.trials())} trials finished; their logs say why ({study.folder})")

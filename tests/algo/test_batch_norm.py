@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from small import images
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.build import build, config_parameters, locate
+from metarun.build import build, config_parameters
 from metarun.config import CONFIGS
+from metarun.declared import locate
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.conv4 import Conv4
 from metarun.model.norm import Norm
