@@ -30,7 +30,7 @@ def row(name: str, group: Literal["paper", "table"] = "paper") -> dict[str, Any]
     for entry in content.pop("defaults", []):
         if isinstance(entry, str):
             found |= row(entry, group)
-    return found | dict(_flat(content))
+    return found | dict(flat(content))
 
 
 @cache
@@ -70,10 +70,11 @@ def departures(config: Mapping[str, Any], name: str, group: Literal["paper", "ta
     return {key: value for key, value in found.items() if value != wanted[key]}
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested configuration by full keys, `algo.inner_lr`; lists are values."""
     for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

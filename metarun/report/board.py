@@ -1,0 +1,129 @@
+"""The board: every published cell with what was measured under its whole protocol, from records alone. Imports no torch."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from metarun.report.published import Published, papers
+from metarun.report.records import Cell, Measured, Record, cells
+from metarun.report.statistics import over_seeds
+from metarun.report.verdict import SEEDS, margin, seeds_wanted, verdict
+
+NOT_RUN = "not run"
+VERDICTS = ("reproduced", "better than published", "worse than published", "inconclusive", "not finite", NOT_RUN)
+HEADS = (
+    "cell", "figure", "measured", "over tasks", "published", "margin", "verdict", "seeds", "seeds wanted",
+    "updates", "test tasks", "minutes", "device", "commit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published figure and the runs that measured it."""
+
+    cell: Cell
+    figure: str
+    published: Published
+    record: Record | None
+
+    @property
+    def runs(self) -> list[Measured]:
+        return self.record.runs if self.record else []
+
+    @property
+    def values(self) -> list[float]:
+        """The figure by seed; NaN where it is not finite."""
+        return [float("nan") if (mean := run.figures[self.figure][0]) is None else mean for run in self.runs]
+
+    @property
+    def metric(self) -> str:
+        return self.record.metric if self.record else "accuracy"
+
+    @property
+    def verdict(self) -> str:
+        """Of the equivalence test (docs/protocols.md), or `not run`."""
+        if not self.values:
+            return NOT_RUN
+        return verdict(*over_seeds(self.values), len(self.values), self.published, self.metric)
+
+    @property
+    def seeds_wanted(self) -> int:
+        """Seeds that a verdict is likely to take: those of `verdict.seeds_wanted`, or the fewest where two are not there yet."""
+        if len(self.values) < 2 or not np.isfinite(self.values).all():
+            return SEEDS
+        return seeds_wanted(float(np.std(self.values, ddof=1)), margin(self.published, self.metric))
+
+    def cells(self) -> list[str]:
+        """The texts of its row, see `HEADS`."""
+        mark = "" if self.published.verified == "paper" else " ?"
+        interval = f" ± {self.published.ci95:.{self.published.digits}f}" if self.published.ci95 is not None else ""
+        told = f"{self.published.value:.{self.published.digits}f}{interval}{mark}"
+        first = [f"`{self.cell.name}`", self.figure if self.figure not in ("test", "acc") else ""]
+        if not self.runs:
+            return [*first, "", "", told, "", NOT_RUN, *[""] * 7]
+        digits = 2 if self.metric == "accuracy" else 3
+        mean, ci95 = over_seeds(self.values)
+        measured = f"{mean:.{digits}f}" + ("" if ci95 is None else f" ± {ci95:.{digits}f}") if np.isfinite(mean) else "not finite"
+        tasks = [ci for run in self.runs if (ci := run.figures[self.figure][1]) is not None]
+        return [
+            *first,
+            measured,
+            f"± {sum(tasks) / len(tasks):.{digits}f}" if len(tasks) == len(self.runs) else "",
+            told,
+            f"± {margin(self.published, self.metric):.3g}",
+            self.verdict,
+            str(len(self.runs)),
+            str(self.seeds_wanted) if np.isfinite(mean) else "",
+            _each(f"{run.updates:,}" for run in self.runs),
+            _each(f"{run.test_tasks:,}" for run in self.runs if run.test_tasks),
+            f"{sum(run.seconds for run in self.runs) / 60:.0f}",
+            _each(run.device for run in self.runs),
+            _each(run.commit or "" for run in self.runs),
+        ]
+
+
+def board(records: Mapping[str, Record]) -> list[Entry]:
+    """All published figures with their records, those of one paper together."""
+    entries = [
+        Entry(cell, figure, value, records.get(cell.name)) for cell in cells().values() for figure, value in cell.published.items()
+    ]
+    order = list(papers())
+    return sorted(entries, key=lambda entry: order.index(entry.published.paper))
+
+
+def totals(entries: list[Entry]) -> str:
+    """How many figures have which verdict, in one line: `12 reproduced, 3 inconclusive, 98 not run`."""
+    counts = Counter(entry.verdict for entry in entries)
+    return ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
+
+
+def markdown(entries: list[Entry]) -> str:
+    """The page docs/reproduced.md."""
+    lines = [
+        "# Published figures, measured",
+        "",
+        f"{len(entries)} figures of {len({entry.published.paper for entry in entries})} papers: **{totals(entries)}**.",
+        "",
+        "Each figure is measured under the whole protocol of its row: every update and every test task. Measured is the mean",
+        "over seeds with its 95 % interval (Student's t); over tasks is the interval over test tasks within a seed. Verdicts and",
+        "margins are those of [the equivalence test](protocols.md#verdicts). A question mark marks a published figure that was not",
+        "read in the paper itself. Minutes are of training, all seeds together. `python scripts/reproduce.py` runs what is missing",
+        "and writes this page from the records in [reproduced/](reproduced/), one file a cell.",
+    ]
+    paper = None
+    for entry in entries:
+        if entry.published.paper != paper:
+            paper = entry.published.paper
+            lines += ["", f"## {papers()[paper]}", "", _row(HEADS), _row(["---"] * len(HEADS))]
+        lines.append(_row(entry.cells()))
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _each(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(text for text in texts if text))
