@@ -54,14 +54,33 @@ def build(node: Any, *args: Any, key: str, kind: type = object, **given: Any) ->
 
 
 def config_parameters(target: Any, positional: int, given: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of ``target`` that a configuration may set, annotations resolved."""
-    hints = hints_of(target.__init__ if inspect.isclass(target) else target)
-    parameters = list(inspect.signature(target).parameters.values())[positional:]
-    return {
-        p.name: p.replace(annotation=hints.get(p.name, Any))
-        for p in parameters
-        if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
+    """The parameters of ``target`` that a configuration may set, annotations resolved.
+
+    ``**common`` in the constructor of a class stands for the keyword-only parameters of the base class's constructor, so that keys
+    which many classes share are declared and documented once.
+    """
+    first, *inherited = _constructors(target)
+    parameters = inspect.signature(target).parameters
+    found = dict(list(_annotated(parameters, first).items())[positional:])
+    for constructor in inherited:
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+        parameters = inspect.signature(constructor).parameters
+        shared = {name: p for name, p in _annotated(parameters, constructor).items() if p.kind is p.KEYWORD_ONLY}
+        found = shared | found
+    return {name: p for name, p in found.items() if name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _constructors(target: Any) -> list[Any]:
+    """Those of a class and its bases, the class's own first; of a function the function itself."""
+    if not inspect.isclass(target):
+        return [target]
+    return [vars(kind)["__init__"] for kind in target.__mro__ if "__init__" in vars(kind)]
+
+
+def _annotated(parameters: Mapping[str, inspect.Parameter], callee: Any) -> dict[str, inspect.Parameter]:
+    hints = hints_of(callee)
+    return {name: p.replace(annotation=hints.get(name, Any)) for name, p in parameters.items()}
 
 
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:

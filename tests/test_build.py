@@ -1,6 +1,6 @@
 """The constructor's signature is the schema."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,17 +24,52 @@ class Thing:
         self.first, self.rate, self.sizes, self.kind, self.bounds = first, rate, sizes, kind, bounds
 
 
+class Sharer(Thing):
+    def __init__(self, first: int, *, extra: int = 0, kind: Literal["fancy", "fanciest"] = "fancy", **common: Any) -> None:
+        super().__init__(first, kind=kind, **common)  # type: ignore[arg-type]
+        self.extra = extra
+
+
+class Fixed(Thing):
+    def __init__(self, first: int, extra: int = 0) -> None:
+        super().__init__(first, rate=1.0)
+
+
 TARGET = f"{__name__}.Thing"
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
     monkeypatch.setenv("METARUN_PACKAGES", __name__)
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(Thing=Thing))
+    monkeypatch.setitem(
+        __import__("sys").modules, __name__, __import__("types").SimpleNamespace(Thing=Thing, Sharer=Sharer, Fixed=Fixed)
+    )
 
 
-def make(**keys):
-    return build(OmegaConf.create({"_target_": TARGET, **keys}), 7, key="algo")
+def make(target=TARGET, **keys):
+    return build(OmegaConf.create({"_target_": target, **keys}), 7, key="algo")
+
+
+def test_common_keys_are_those_of_the_base_class():
+    thing = make(TARGET.replace("Thing", "Sharer"), rate=1, extra=2, sizes=[3])
+    assert (thing.first, thing.rate, thing.extra, thing.sizes, thing.kind) == (7, 1.0, 2, [3], "fancy")
+
+
+@pytest.mark.parametrize(
+    ("target", "keys", "message"),
+    [
+        ("Sharer", {}, r"algo\.rate: missing"),
+        ("Sharer", {"rate": "fast"}, r"algo\.rate=fast: expected float"),
+        ("Sharer", {"rate": -1}, r"algo\.rate=-1\.0: expected a number above 0"),
+        ("Sharer", {"rate": 1, "siezs": []}, r"algo\.siezs: no such key; did you mean sizes\?"),
+        ("Sharer", {"rate": 1, "kind": "plain"}, r"algo\.kind=plain: expected one of fancy, fanciest"),
+        ("Sharer", {"rate": 1, "first": 1}, r"algo\.first: no such key"),
+        ("Fixed", {"rate": 1}, r"algo\.rate: no such key"),
+    ],
+)
+def test_mistakes_in_common_keys_are_named(target, keys, message):
+    with pytest.raises(ConfigError, match=message):
+        make(TARGET.replace("Thing", target), **keys)
 
 
 def test_values_reach_the_constructor():

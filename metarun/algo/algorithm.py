@@ -28,7 +28,14 @@ BatchNormMode = Literal["transductive", "support", "running"]
 class Algorithm(nn.Module, ABC):
     """A learner of tasks. Its parameters are the slow weights, which the trainer's outer loop updates.
 
-    A subclass says how it adapts and predicts; training, chunks of tasks and statistics follow from that.
+    A subclass defines how it adapts and predicts; training, chunks of tasks and statistics follow from that. The keyword-only
+    arguments below are keys of every learner that takes ``**common``.
+
+    Args:
+        spec: of the tasks.
+        batch_norm: "transductive" (support and queries each by the statistics of their own batch), "support" (queries by those of
+            their support set), or "running" (in training by those of the batch, in tests by running statistics).
+        task_chunk: tasks processed at once in training, which bounds memory; null: chosen for the network and the device.
 
     Attributes:
         kinds: the kinds of task it can learn.
@@ -41,8 +48,6 @@ class Algorithm(nn.Module, ABC):
         held: numbers that it holds for each task that it adapts to; where they are more than the task's own, they decide how many
             tasks are tested at once.
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
-        batch_norm: whose statistics normalise a query.
-        task_chunk: tasks taken at once in training, which bounds memory; None: what suits the network and the device.
         gradient_scale: the factor, approximately, between the gradients that `backward` gives and those of the loss. Losses and
             penalties of continual-learning methods are multiplied by it, to keep their weight relative to the learner's loss.
         progress: how much of training is done, from 0 to 1; the trainer says it before each update. A plain number, since what is
@@ -59,8 +64,10 @@ class Algorithm(nn.Module, ABC):
     trains: bool = True
     gradient_scale: float = 1.0
     progress: float = 0.0
+    batch_norm: str
+    """A `BatchNormMode`; a subclass may have further modes."""
 
-    def __init__(self, spec: TaskSpec, *, batch_norm: str = "transductive", task_chunk: int | None = None) -> None:
+    def __init__(self, spec: TaskSpec, *, batch_norm: BatchNormMode = "transductive", task_chunk: int | None = None) -> None:
         super().__init__()
         require(task_chunk is None or task_chunk > 0, "task_chunk", task_chunk, "1 or more, or null")
         if spec.kind not in self.kinds:

@@ -1,11 +1,11 @@
 """ANIL, almost no inner loop (Raghu, Raghu, Bengio and Vinyals, ICLR 2020)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
+from metarun.algo.algorithm import Algorithm, task_losses
 from metarun.algo.inner_loop import Descent, inner_loop, one_head
 from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
@@ -28,11 +28,11 @@ class ANIL(Algorithm):
     head, through the inner steps.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         inner_lr: rate of the inner steps, on the mean support loss.
         inner_steps, test_steps: inner steps in training, and in validation and test.
         first_order: leave out the second derivatives (the body still learns through the features).
-        batch_norm: see `MAML`; "support" normalises queries by the support set's statistics.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        common: see `Algorithm`.
     """
 
     def __init__(
@@ -43,10 +43,9 @@ class ANIL(Algorithm):
         inner_steps: int = 5,
         test_steps: int = 10,
         first_order: bool = False,
-        batch_norm: BatchNormMode = "transductive",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, **common)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(inner_steps > 0, "inner_steps", inner_steps, "1 or more")
         require(test_steps >= 0, "test_steps", test_steps, "0 or more")

@@ -1,16 +1,17 @@
 """CAVIA, fast context adaptation (Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson, ICML 2019)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import BatchNormMode
-from metarun.algo.inner_loop import Descent, GradientLearner, Rule, one_head
+from metarun.algo.inner_loop import Descent, Rule, UnrolledLearner, one_head
 from metarun.config import ConfigError, require
 from metarun.episodes import Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights
 from metarun.model.norm import Norm
 
 
-class CAVIA(GradientLearner):
+class CAVIA(UnrolledLearner):
     """Adapt a few context parameters that start at zero; all weights are shared by all tasks (Algorithm 1).
 
     A linear layer maps the context to a shift of hidden layers before their ReLU, and with ``scale`` to a factor as well (FiLM,
@@ -21,15 +22,13 @@ class CAVIA(GradientLearner):
     (github.com/lmzintgraf/cavia) it is what the context gives, with a bias.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         inner_lr: rate of the inner steps on the context, on the mean support loss.
-        inner_steps, test_steps: inner steps in training, and in validation and test.
         context: number of context parameters.
         layers: hidden layers that they modulate, from 0.
-        scale: whether they scale beside shifting.
-        first_order: leave out the second derivatives.
-        batch_norm: see `MAML`.
-        recompute: compute inner steps twice and keep one step's activations at a time.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        scale: whether they scale as well as shift.
+        test_steps: inner steps in validation and test.
+        common: see `UnrolledLearner`.
     """
 
     def __init__(
@@ -37,29 +36,17 @@ class CAVIA(GradientLearner):
         spec: TaskSpec,
         network: NetworkFactory,
         inner_lr: float,
-        inner_steps: int = 1,
-        test_steps: int = 5,
         context: int = 5,
         layers: tuple[int, ...] = (0,),
         scale: bool = False,
-        first_order: bool = False,
-        batch_norm: BatchNormMode = "transductive",
-        recompute: bool = False,
-        task_chunk: int | None = None,
+        *,
+        test_steps: int = 5,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            spec,
-            inner_steps=inner_steps,
-            test_steps=test_steps,
-            first_order=first_order,
-            batch_norm=batch_norm,
-            recompute=recompute,
-            task_chunk=task_chunk,
-        )
+        super().__init__(spec, network(one_head(spec)), test_steps=test_steps, **common)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(context > 0, "context", context, "1 or more")
         self.inner_lr, self.context, self.parts = inner_lr, context, ("shift", "scale") if scale else ("shift",)
-        self.network = network(one_head(spec))
         film = self.network.film
         if not film:
             raise ConfigError("model: cavia modulates hidden layers, which mlp, conv4 and resnet12 allow; this network has none")

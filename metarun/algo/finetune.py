@@ -1,7 +1,7 @@
 """Baselines without meta-learning: ordinary training on all tasks together, or none, then fine-tuning on the support set."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,27 +21,31 @@ InnerOptimizer = Literal["sgd", "adam"]
 class FineTuner(GradientLearner):
     """What the fine-tuning baselines share: inner steps on the support set that training knows nothing of.
 
-    With ``inner_batch`` they go through the support set once, in its order, so many examples a step, as `OML` does.
+    Args:
+        spec: of the tasks.
+        network: whose weights are tuned.
+        inner_lr: rate of the fine-tuning steps.
+        test_steps: fine-tuning steps.
+        inner_optimizer: of the fine-tuning steps.
+        inner_batch: go through the support set once, in its order, with this many examples a step, as `OML` does; null:
+            ``test_steps`` on all of it.
+        batch_norm, task_chunk: see `Algorithm`.
     """
 
     def __init__(
         self,
         spec: TaskSpec,
+        network: Network,
+        *,
         inner_lr: float,
-        test_steps: int,
-        inner_optimizer: InnerOptimizer,
-        inner_batch: int | None,
-        batch_norm: str,
-        task_chunk: int | None,
+        test_steps: int = 10,
+        inner_optimizer: InnerOptimizer = "sgd",
+        inner_batch: int | None = None,
+        batch_norm: BatchNormMode = "running",
+        task_chunk: int | None = None,
     ) -> None:
-        super().__init__(
-            spec,
-            inner_steps=max(test_steps, 1),
-            test_steps=test_steps,
-            first_order=True,
-            batch_norm=batch_norm,
-            task_chunk=task_chunk,
-        )
+        steps = {"inner_steps": max(test_steps, 1), "test_steps": test_steps}
+        super().__init__(spec, network, **steps, batch_norm=batch_norm, task_chunk=task_chunk)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(inner_batch is None or inner_batch > 0, "inner_batch", inner_batch, "1 or more, or null")
         self.inner_lr, self.inner_optimizer, self.inner_batch = inner_lr, inner_optimizer, inner_batch
@@ -85,29 +89,14 @@ class Finetune(FineTuner):
     plain supervised learner, which does not look at the support set.
 
     Args:
-        inner_lr: rate of the fine-tuning steps.
-        test_steps: fine-tuning steps.
-        tune: "all" weights or the "head" alone.
-        inner_optimizer: of the fine-tuning steps.
-        inner_batch: go through the support set once, in its order, so many examples a step; null: ``test_steps`` on all of it.
-        batch_norm: of fine-tuning and test: "running", or those of `MAML`.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        spec, network: the tasks, and the configured `model`.
+        tune: "all" weights or only the "head".
+        common: see `FineTuner`.
     """
 
-    def __init__(
-        self,
-        spec: TaskSpec,
-        network: NetworkFactory,
-        inner_lr: float,
-        test_steps: int = 10,
-        tune: Literal["all", "head"] = "all",
-        inner_optimizer: InnerOptimizer = "sgd",
-        inner_batch: int | None = None,
-        batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
-    ) -> None:
-        super().__init__(spec, inner_lr, test_steps, inner_optimizer, inner_batch, batch_norm, task_chunk)
-        self.network, self.tune = network(None), tune
+    def __init__(self, spec: TaskSpec, network: NetworkFactory, tune: Literal["all", "head"] = "all", **common: Any) -> None:
+        super().__init__(spec, network(None), **common)
+        self.tune = tune
         self.head = pooled_head(spec, self.network)
 
     def initial(self, support: Examples) -> Weights:
@@ -134,12 +123,10 @@ class Scratch(FineTuner):
     """No training before the test: each task is learned from the same random initialisation, with its support set alone.
 
     Args:
-        inner_lr: rate of the steps.
-        test_steps: steps.
-        inner_optimizer: of the steps.
-        inner_batch: go through the support set once, in its order, so many examples a step; null: ``test_steps`` on all of it.
-        batch_norm: see `MAML`; there are no running statistics.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        spec, network: the tasks, and the configured `model`.
+        test_steps, inner_optimizer: see `FineTuner`.
+        batch_norm: see `Algorithm`; there are no running statistics.
+        common: see `FineTuner`.
     """
 
     trains = False
@@ -148,15 +135,20 @@ class Scratch(FineTuner):
         self,
         spec: TaskSpec,
         network: NetworkFactory,
-        inner_lr: float,
+        *,
         test_steps: int = 100,
         inner_optimizer: InnerOptimizer = "adam",
-        inner_batch: int | None = None,
         batch_norm: Literal["transductive", "support"] = "transductive",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, inner_lr, test_steps, inner_optimizer, inner_batch, batch_norm, task_chunk)
-        self.network = network(one_head(spec))
+        super().__init__(
+            spec,
+            network(one_head(spec)),
+            test_steps=test_steps,
+            inner_optimizer=inner_optimizer,
+            batch_norm=batch_norm,
+            **common,
+        )
 
 
 def pooled_head(spec: TaskSpec, network: Network) -> nn.Linear:

@@ -1,11 +1,12 @@
 """Implicit MAML (Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import BatchNormMode, task_losses, weighted
+from metarun.algo.algorithm import task_losses, weighted
 from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -26,13 +27,13 @@ class IMAML(GradientLearner):
     code does not look at the curvature.)
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         inner_lr: rate of the inner steps, on the mean support loss.
-        inner_steps, test_steps: inner steps in training, and in validation and test.
         proximal: strength λ of the pull towards the slow weights.
         cg_steps: steps of conjugate gradient.
         damping: added to the diagonal of the system.
-        batch_norm: see `MAML`.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        common: see `GradientLearner`.
     """
 
     def __init__(
@@ -40,23 +41,20 @@ class IMAML(GradientLearner):
         spec: TaskSpec,
         network: NetworkFactory,
         inner_lr: float,
-        inner_steps: int = 16,
-        test_steps: int = 16,
         proximal: float = 1.0,
         cg_steps: int = 5,
         damping: float = 1.0,
-        batch_norm: BatchNormMode = "transductive",
-        task_chunk: int | None = None,
+        *,
+        inner_steps: int = 16,
+        test_steps: int = 16,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            spec, inner_steps=inner_steps, test_steps=test_steps, first_order=True, batch_norm=batch_norm, task_chunk=task_chunk
-        )
+        super().__init__(spec, network(one_head(spec)), inner_steps=inner_steps, test_steps=test_steps, **common)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(proximal > 0, "proximal", proximal, "a number above 0")
         require(cg_steps > 0, "cg_steps", cg_steps, "1 or more")
         require(damping >= 0, "damping", damping, "0 or more")
         self.inner_lr, self.proximal, self.cg_steps, self.damping = inner_lr, proximal, cg_steps, damping
-        self.network = network(one_head(spec))
 
     def rule(self) -> Rule:
         return Descent(self.inner_lr)

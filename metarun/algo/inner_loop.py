@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from metarun.algo.algorithm import Algorithm, task_losses
 from metarun.config import ConfigError, RangeError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import per_task
-from metarun.model.network import Weights
+from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm, RunningStatistics, Statistics
 
 # Rules ------------------------------------------------------------------------------------------------------------------------
@@ -204,42 +204,35 @@ class Adapted(NamedTuple):
 class GradientLearner(Algorithm):
     """A learner that adapts weights to a support set by gradient steps on its loss.
 
-    Subclasses say what the outer loop learns of it. The hooks are `initial`, `rule`, `forward_task`,
-    `batches`, `support_losses` and `statistics`.
+    Subclasses define what the outer loop learns. The hooks are `initial`, `rule`, `forward_task`, `batches`, `support_losses`
+    and `statistics`.
 
     Args:
+        spec: of the tasks.
+        network: whose weights adapt.
         inner_steps: inner steps in training.
         test_steps: inner steps in validation and test.
-        first_order: the outer gradient takes the inner gradients for constants.
-        batch_norm: "transductive" (support and query each by their own statistics), "support" (a query by those of its support
-            set at the adapted weights), or "running".
-        recompute: see `inner_loop`; in training alone, since what is measured in evaluation mode (`metarun.cl.fisher`) takes its
-            gradients by `torch.autograd.grad`.
-        task_chunk: see `Algorithm`.
+        common: see `Algorithm`. With batch_norm=support, queries are normalised by the statistics of their support set at the
+            adapted weights.
 
     Attributes:
-        records_support: whether passes over support sets in training move the running statistics, as those over queries do.
+        first_order: whether the outer gradient treats the inner gradients as constants.
+        recompute: see `inner_loop`; in training only, because what is measured in evaluation mode (`metarun.cl.fisher`) takes
+            its gradients by `torch.autograd.grad`.
+        records_support: whether training passes over support sets update the running statistics, as those over queries do.
     """
 
+    first_order: bool = True
+    recompute: bool = False
     records_support: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        spec: TaskSpec,
-        *,
-        inner_steps: int,
-        test_steps: int,
-        first_order: bool,
-        batch_norm: str,
-        recompute: bool = False,
-        task_chunk: int | None = None,
-    ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+    def __init__(self, spec: TaskSpec, network: Network, *, inner_steps: int = 1, test_steps: int = 10, **common: Any) -> None:
+        super().__init__(spec, **common)
         require(inner_steps > 0, "inner_steps", inner_steps, "1 or more")
         require(test_steps >= 0, "test_steps", test_steps, "0 or more")
+        self.network = network
         self.inner_steps = self.trained_steps = inner_steps
         self.steps = test_steps
-        self.first_order, self.recompute = first_order, recompute
         self.frozen: frozenset[str] = frozenset()
 
     def passes(self, episodes: Episodes) -> float:
@@ -329,6 +322,24 @@ class GradientLearner(Algorithm):
         norm = Norm(record="graph")
         self.forward_task(max(state.steps - 1, 0), state.weights, state.support.x, norm)
         return state._replace(statistics=norm.seen)
+
+
+class UnrolledLearner(GradientLearner):
+    """A gradient learner whose outer gradient goes through the inner steps.
+
+    Args:
+        spec: of the tasks.
+        network: whose weights adapt.
+        first_order: leave out the second derivatives.
+        recompute: compute each inner step twice and keep the activations of one step at a time.
+        common: see `GradientLearner`.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, network: Network, *, first_order: bool = False, recompute: bool = False, **common: Any
+    ) -> None:
+        super().__init__(spec, network, **common)
+        self.first_order, self.recompute = first_order, recompute
 
 
 def matching(names: Iterable[str], patterns: Iterable[str]) -> frozenset[str]:

@@ -1,9 +1,11 @@
 """MAML++ (Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import BatchNormMode, task_losses
+from metarun.algo.algorithm import task_losses
 from metarun.algo.inner_loop import Descent, GradientLearner, LearnedRates, Rule, matching, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, TaskSpec
@@ -29,15 +31,15 @@ class MAMLpp(GradientLearner):
     those of the batch: "transductive" here.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         inner_lr: initial rate of the inner steps.
-        inner_steps, test_steps: inner steps in training, and in validation and test.
-        multi_step: share of training, from 0 (the last step counts alone from the start) to 1, over which steps before the last
+        multi_step: share of training, from 0 (only the last step counts, from the start) to 1, over which steps before the last
             lose their weight.
         first_order_until: share of training that leaves out the second derivatives.
-        per_step: patterns of the weights that each step has its own of, and that do not adapt.
-        batch_norm: see `MAML`.
-        recompute: compute inner steps twice and keep one step's activations at a time.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        per_step: patterns of the weights of which each step has its own, and which do not adapt.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        recompute: see `UnrolledLearner`.
+        common: see `GradientLearner`.
     """
 
     records_support = True  # a step before the last has no query pass once the last counts alone
@@ -47,29 +49,21 @@ class MAMLpp(GradientLearner):
         spec: TaskSpec,
         network: NetworkFactory,
         inner_lr: float,
-        inner_steps: int = 5,
-        test_steps: int = 5,
         multi_step: float = 0.15,
         first_order_until: float = 0.0,
         per_step: tuple[str, ...] = ("norms.*",),
-        batch_norm: BatchNormMode = "transductive",
+        *,
+        inner_steps: int = 5,
+        test_steps: int = 5,
         recompute: bool = False,
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            spec,
-            inner_steps=inner_steps,
-            test_steps=test_steps,
-            first_order=False,
-            batch_norm=batch_norm,
-            recompute=recompute,
-            task_chunk=task_chunk,
-        )
+        super().__init__(spec, network(one_head(spec)), inner_steps=inner_steps, test_steps=test_steps, **common)
+        self.recompute = recompute
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(0 <= multi_step <= 1, "multi_step", multi_step, "0 to 1, a share of training")
         require(0 <= first_order_until <= 1, "first_order_until", first_order_until, "0 to 1, a share of training")
         self.multi_step, self.first_order_until = multi_step, first_order_until
-        self.network = network(one_head(spec))
         weights = self.network.weights()
         self.frozen = matching(weights, per_step) - self.network.fixed
         self.rates = LearnedRates(self.adapting(), inner_lr, "tensor", inner_steps)
@@ -79,7 +73,7 @@ class MAMLpp(GradientLearner):
         )
         for name in self.own_names:  # every step replaces them by its own
             weights[name].requires_grad_(False)
-        channels = self.network.statistics.channels if batch_norm == "running" else {}
+        channels = self.network.statistics.channels if self.batch_norm == "running" else {}
         self.step_statistics = nn.ModuleList(RunningStatistics(channels) for _ in range(inner_steps))
 
     def rule(self) -> Rule:

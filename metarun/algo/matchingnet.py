@@ -1,6 +1,6 @@
 """Matching networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra, NeurIPS 2016)."""
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,12 @@ class MatchingNet(Algorithm):
     classes.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         context: full context embeddings.
         read_steps: reads of the support set in a query's embedding, with ``context``.
         sharpness: factor of the cosine in the softmax; the paper has none, 1.
-        batch_norm: whose statistics normalise queries: "transductive" (their own), "support" or "running".
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        batch_norm: see `Algorithm`.
+        common: see `Algorithm`.
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
@@ -48,9 +49,9 @@ class MatchingNet(Algorithm):
         read_steps: int = 5,
         sharpness: float = 1.0,
         batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, batch_norm=batch_norm, **common)
         require(read_steps > 0, "read_steps", read_steps, "1 or more")
         require(sharpness > 0, "sharpness", sharpness, "a number above 0")
         self.network, self.read_steps, self.sharpness = network(None), read_steps, sharpness

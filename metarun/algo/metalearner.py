@@ -25,15 +25,13 @@ class MetaLearner(Algorithm):
     alike.
 
     Args:
-        batch_norm: "running", "transductive" (support and queries each by their own statistics) or "support" (both by the support
-            set's).
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        spec, model: the tasks, and the configured `model`.
+        batch_norm: see `Algorithm`.
+        common: see `Algorithm`.
     """
 
-    def __init__(
-        self, spec: TaskSpec, model: NetworkFactory, *, batch_norm: BatchNormMode = "running", task_chunk: int | None = None
-    ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+    def __init__(self, spec: TaskSpec, model: NetworkFactory, *, batch_norm: BatchNormMode = "running", **common: Any) -> None:
+        super().__init__(spec, batch_norm=batch_norm, **common)
         one_head(spec)  # refuses two sizes
         self.network = model(None)
         self.features = prod(embedding_shape(self.network, spec.input_shape))

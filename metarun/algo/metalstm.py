@@ -1,11 +1,11 @@
 """Meta-LSTM, optimization as a model for few-shot learning (Ravi and Larochelle, ICLR 2017)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.inner_loop import GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import TaskSpec
@@ -21,41 +21,33 @@ class MetaLSTM(GradientLearner):
     losses for constants (section 3.4).
 
     Args:
-        inner_steps, test_steps: inner steps in training, and in validation and test.
+        spec, network: the tasks, and the configured `model`.
         hidden: units of the LSTM that reads gradients and losses.
         rate: input gate at the beginning, that is the rate of the first steps.
         scale: p of the gradients' preprocessing, which splits magnitude and sign (Andrychowicz et al. 2016, appendix A).
-        batch_norm: see `MAML`.
-        recompute: compute inner steps twice and keep one step's activations at a time.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
+        recompute: see `UnrolledLearner`.
+        common: see `GradientLearner`.
     """
 
     def __init__(
         self,
         spec: TaskSpec,
         network: NetworkFactory,
-        inner_steps: int = 5,
-        test_steps: int = 5,
         hidden: int = 20,
         rate: float = 0.01,
         scale: float = 10.0,
-        batch_norm: BatchNormMode = "transductive",
+        *,
+        inner_steps: int = 5,
+        test_steps: int = 5,
         recompute: bool = False,
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            spec,
-            inner_steps=inner_steps,
-            test_steps=test_steps,
-            first_order=True,
-            batch_norm=batch_norm,
-            recompute=recompute,
-            task_chunk=task_chunk,
-        )
+        super().__init__(spec, network(one_head(spec)), inner_steps=inner_steps, test_steps=test_steps, **common)
+        self.recompute = recompute
         require(hidden > 0, "hidden", hidden, "1 or more")
         require(0 < rate < 1, "rate", rate, "a number between 0 and 1")
         require(scale > 0, "scale", scale, "a number above 0")
-        self.network = network(one_head(spec))
         self.optimizer = LearnedOptimizer(hidden, rate, scale)
         self.held = hidden * sum(w.numel() for w in self.adapting().values())  # what the LSTM remembers of each weight
 

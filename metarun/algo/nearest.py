@@ -1,6 +1,6 @@
 """The nearest-neighbour baseline, on raw inputs or in an embedding that was trained on the pooled training classes."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,9 +27,10 @@ class Nearest(Algorithm):
     The embedding is that of `Finetune`: one network for all training classes, or one function for all tasks.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         space: "inputs", which trains nothing, or "embedding".
-        batch_norm: of the embedding in a test; see `MAML`.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        batch_norm: of the embedding in a test; see `Algorithm`.
+        common: see `Algorithm`.
     """
 
     def __init__(
@@ -38,9 +39,9 @@ class Nearest(Algorithm):
         network: NetworkFactory,
         space: Literal["inputs", "embedding"] = "inputs",
         batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, batch_norm=batch_norm, **common)
         self.network, self.space, self.trains = network(None), space, space == "embedding"
         self.head = pooled_head(spec, self.network)
 

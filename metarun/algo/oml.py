@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +39,11 @@ class OML(Algorithm):
     predictor has an output for each class of the data set, and its meta-loss adds examples of classes outside the trajectory.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         inner_lr: rate of the predictor's steps.
         inner_batch: support examples of a step.
-        batch_norm: "running" (in training support and queries are one batch), "transductive" or "support"; see `MAML`.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        batch_norm: see `Algorithm`; under "running", support and queries are one batch in training.
+        common: see `Algorithm`.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class OML(Algorithm):
         inner_lr: float,
         inner_batch: int = 1,
         batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, batch_norm=batch_norm, **common)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(inner_batch > 0, "inner_batch", inner_batch, "1 or more")
         self.inner_lr, self.inner_batch = inner_lr, inner_batch

@@ -1,6 +1,6 @@
 """Prototypical networks (Snell, Swersky and Zemel, NeurIPS 2017)."""
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,22 +23,16 @@ class ProtoNet(Algorithm):
     """Classify by the nearest class mean in a learned embedding (Algorithm 1; equations 1 and 2, squared Euclidean distance).
 
     Args:
-        batch_norm: "running" (in training support and query are one batch; in a test running statistics, as in the paper's
-            code), "transductive" (support and query each by their own statistics) or "support" (both by the support set's).
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        spec, network: the tasks, and the configured `model`.
+        batch_norm: see `Algorithm`; under "running", as in the paper's code, support and queries are one batch in training.
+        common: see `Algorithm`.
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     feedforward: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        spec: TaskSpec,
-        network: NetworkFactory,
-        batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
-    ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+    def __init__(self, spec: TaskSpec, network: NetworkFactory, batch_norm: BatchNormMode = "running", **common: Any) -> None:
+        super().__init__(spec, batch_norm=batch_norm, **common)
         self.network = network(None)
         embedding_width(self.network, spec.input_shape)  # refuses what is no vector
 

@@ -1,6 +1,6 @@
 """Relation networks (Sung, Yang, Zhang, Xiang, Torr and Hospedales, CVPR 2018)."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,12 @@ class RelationNet(Algorithm):
     in a score from 0 to 1: two convolutions and two linear layers on feature maps, the linear layers alone on vectors.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         filters: of the relation module's convolutions.
         hidden: units of its hidden linear layer.
         batch_norm: whose statistics normalise queries and relations: "transductive" (each batch's own, as in the released code),
             or "running".
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+        common: see `Algorithm`.
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
@@ -38,9 +39,9 @@ class RelationNet(Algorithm):
         filters: int = 64,
         hidden: int = 8,
         batch_norm: Literal["transductive", "running"] = "transductive",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, batch_norm=batch_norm, **common)
         require(filters > 0, "filters", filters, "1 or more")
         require(hidden > 0, "hidden", hidden, "1 or more")
         self.network = network(None)

@@ -1,7 +1,7 @@
 """Reptile (Nichol, Achiam and Schulman, "On first-order meta-learning algorithms", 2018)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,15 +27,16 @@ class Reptile(GradientLearner):
     them and leaves them alone.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         inner_lr: rate of the inner steps.
-        inner_steps, test_steps: inner steps in training, and in validation and test.
         inner_batch, test_batch: support examples of an inner step in training and in a test, taken in turn from shufflings of
             the support set; null, and from the support set's size on: all.
         inner_optimizer: "adam" or "sgd".
         beta1: decay of Adam's first moment; 0: none.
+        inner_steps, test_steps: inner steps in training, and in validation and test.
         batch_norm: "transductive" (queries by their own statistics: the paper's transduction), "one_query" (each query in a batch
-            of its own with the support set: the paper without transduction), or the other modes of `MAML`.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
+            of its own with the support set: the paper without transduction), or the other modes of `Algorithm`.
+        common: see `GradientLearner`.
     """
 
     draws_once = True  # the shufflings
@@ -45,23 +46,18 @@ class Reptile(GradientLearner):
         spec: TaskSpec,
         network: NetworkFactory,
         inner_lr: float,
-        inner_steps: int = 16,
-        test_steps: int = 32,
         inner_batch: int | None = 10,
         test_batch: int | None = None,
         inner_optimizer: Literal["adam", "sgd"] = "adam",
         beta1: float = 0.0,
+        *,
+        inner_steps: int = 16,
+        test_steps: int = 32,
         batch_norm: ReptileBatchNorm = "transductive",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            spec,
-            inner_steps=inner_steps,
-            test_steps=test_steps,
-            first_order=True,
-            batch_norm=batch_norm,
-            task_chunk=task_chunk,
-        )
+        steps = {"inner_steps": inner_steps, "test_steps": test_steps}
+        super().__init__(spec, network(one_head(spec)), **steps, batch_norm=batch_norm, **common)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(0 <= beta1 < 1, "beta1", beta1, "0 or more and below 1")
         for key, size in {"inner_batch": inner_batch, "test_batch": test_batch}.items():
@@ -69,7 +65,6 @@ class Reptile(GradientLearner):
         self.gradient_scale = inner_lr * inner_steps  # θ − φ is the sum of the inner steps
         self.inner_lr, self.inner_batch, self.test_batch = inner_lr, inner_batch, test_batch
         self.inner_optimizer, self.beta1 = inner_optimizer, beta1
-        self.network = network(one_head(spec))
         self.register_buffer("count", torch.zeros(()))
         for i, w in enumerate(self.adapting().values() if inner_optimizer == "adam" else ()):
             self.register_buffer(f"second_{i}", torch.zeros_like(w))

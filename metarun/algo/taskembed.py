@@ -2,15 +2,15 @@
 
 from functools import partial
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from metarun.algo.algorithm import BatchNormMode, task_losses, weighted
-from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
+from metarun.algo.algorithm import task_losses, weighted
+from metarun.algo.inner_loop import Adapted, Descent, Rule, UnrolledLearner, one_head
 from metarun.algo.meta_features import count, meta_features
 from metarun.algo.metalearner import SetEncoder
 from metarun.config import ConfigError, require
@@ -19,7 +19,7 @@ from metarun.model.network import NetworkFactory, Weights, embedding_shape
 from metarun.model.norm import Norm
 
 
-class TaskEmbed(GradientLearner):
+class TaskEmbed(UnrolledLearner):
     """A support set becomes a task vector, the vector conditions the shared initialisation, and inner steps follow.
 
     Conditions are constants of the inner loop. Of the kind "film" they scale and shift every hidden layer (MMAML, Vuorio et al.
@@ -27,8 +27,8 @@ class TaskEmbed(GradientLearner):
     has a factor for each weight). Both begin as no condition at all.
 
     Args:
+        spec, network: the tasks, and the configured `model`.
         inner_lr: rate of the inner steps.
-        inner_steps, test_steps: inner steps in training, and in validation and test.
         encoder: of task vectors. "set": a set encoder, trained with the rest. "similarity": a set encoder of unit vectors that the
             metric loss alone trains: of the tasks of an update, a support set should be nearest to the queries of its own task
             (normalised temperature-scaled cross entropy, Sohn 2016), and nothing else trains it. "features": hand-made
@@ -42,12 +42,9 @@ class TaskEmbed(GradientLearner):
         adapt: "steps", or "nearest": take no step in a test, but predict with the model that was adapted to the most similar
             training task, by Euclidean distance of task vectors. On regression alone: labels mean something else in every task.
         remembered: training tasks to choose from, the latest ones.
-        first_order: leave out the second derivatives.
-        batch_norm: see `MAML`.
-        recompute: compute inner steps twice and keep one step's activations at a time. With outer=reptile nothing is computed
-            twice: its first-order steps keep no activations.
-        task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device. The metric loss compares
-            all tasks of an update in any case, and passes them through the encoder once more where they are several chunks.
+        common: see `UnrolledLearner`. With outer=reptile nothing is recomputed: its first-order steps keep no activations.
+            The metric loss compares all tasks of an update whatever ``task_chunk`` is, and passes them through the encoder once
+            more where they are several chunks.
     """
 
     vectors: Tensor
@@ -62,8 +59,6 @@ class TaskEmbed(GradientLearner):
         spec: TaskSpec,
         network: NetworkFactory,
         inner_lr: float,
-        inner_steps: int = 1,
-        test_steps: int = 10,
         encoder: Literal["set", "similarity", "features"] = "set",
         condition: Literal["film", "gates"] = "film",
         size: int = 16,
@@ -72,20 +67,11 @@ class TaskEmbed(GradientLearner):
         outer: Literal["maml", "reptile"] = "maml",
         adapt: Literal["steps", "nearest"] = "steps",
         remembered: int = 1000,
-        first_order: bool = False,
-        batch_norm: BatchNormMode = "transductive",
-        recompute: bool = False,
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            spec,
-            inner_steps=inner_steps,
-            test_steps=test_steps,
-            first_order=first_order or outer == "reptile",
-            batch_norm=batch_norm,
-            recompute=recompute and outer == "maml",
-            task_chunk=task_chunk,
-        )
+        super().__init__(spec, network(one_head(spec)), **common)
+        if outer == "reptile":
+            self.first_order, self.recompute = True, False
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(temperature > 0, "temperature", temperature, "a number above 0")
         for key, value in {"size": size, "width": width, "remembered": remembered}.items():
@@ -93,7 +79,6 @@ class TaskEmbed(GradientLearner):
         require(adapt == "steps" or spec.kind == "regression", "adapt", adapt, "steps: labels mean something else in every task")
         self.inner_lr, self.encoder, self.temperature, self.outer = inner_lr, encoder, temperature, outer
         self.nearest = adapt == "nearest"
-        self.network = network(one_head(spec))
         if encoder == "features":
             self.size = count(spec)
         else:

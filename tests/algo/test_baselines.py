@@ -26,7 +26,7 @@ def with_numbers(tasks):
 
 
 def test_pooled_training_is_one_batch_over_all_training_classes():
-    algorithm = Finetune(KNOWN, conv, 0.1).double()
+    algorithm = Finetune(KNOWN, conv, inner_lr=0.1).double()
     tasks = with_numbers(images())
     leaves = copies(algorithm)
     x = torch.cat([torch.cat([tasks.support.x[t], tasks.query.x[t]]) for t in range(3)])
@@ -37,7 +37,7 @@ def test_pooled_training_is_one_batch_over_all_training_classes():
 
 
 def test_pooled_regression():
-    algorithm = Finetune(LINE, mlp, 0.1).double()
+    algorithm = Finetune(LINE, mlp, inner_lr=0.1).double()
     tasks = regression()
     leaves = copies(algorithm)
     x, y = (torch.cat([a, b], 1).flatten(0, 1) for a, b in zip(tasks.support[:2], tasks.query[:2], strict=True))
@@ -48,7 +48,9 @@ def test_pooled_regression():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("tune", ["all", "head"])
 def test_fine_tuning_is_torchs_optimizer_on_a_new_head(optimizer, tune):
-    algorithm = Finetune(KNOWN, conv, 0.05, tune=tune, inner_optimizer=optimizer, batch_norm="transductive").double().eval()
+    algorithm = (
+        Finetune(KNOWN, conv, inner_lr=0.05, tune=tune, inner_optimizer=optimizer, batch_norm="transductive").double().eval()
+    )
     tasks = images(tasks=2)
     with torch.no_grad():
         found = algorithm.predict(algorithm.adapt(tasks.support, 3), tasks.query.x)
@@ -67,7 +69,7 @@ def test_fine_tuning_is_torchs_optimizer_on_a_new_head(optimizer, tune):
 
 
 def test_without_steps_regression_is_plain_supervised_learning():
-    algorithm = Finetune(LINE, mlp, 0.1, test_steps=0).double().eval()
+    algorithm = Finetune(LINE, mlp, inner_lr=0.1, test_steps=0).double().eval()
     tasks = regression()
     with torch.no_grad():
         path = algorithm.predictions(tasks, algorithm.steps)
@@ -77,11 +79,11 @@ def test_without_steps_regression_is_plain_supervised_learning():
 
 def test_classes_must_be_numbered():
     with pytest.raises(ConfigError, match="do not number them"):
-        Finetune(PICTURES, conv, 0.1)
+        Finetune(PICTURES, conv, inner_lr=0.1)
 
 
 def test_scratch_learns_each_task_from_the_same_start():
-    algorithm = Scratch(LINE, mlp, 0.05, test_steps=200).eval()
+    algorithm = Scratch(LINE, mlp, inner_lr=0.05, test_steps=200).eval()
     assert not algorithm.trains
     tasks = regression(tasks=2, dtype=torch.float32)
     with torch.no_grad():

@@ -41,7 +41,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("steps", [1, 3])
 def test_maml_equals_a_plain_loop(network, first_order, steps, batch_norm):
     spec, factory, episodes, forward = NETWORKS[network]
-    algorithm = MAML(spec, factory, RATE, steps, first_order=first_order, batch_norm=batch_norm).double()
+    algorithm = MAML(spec, factory, RATE, inner_steps=steps, first_order=first_order, batch_norm=batch_norm).double()
     tasks = episodes()
     losses, found = gradients(algorithm, tasks)
     loss, expected = reference_gradients(
@@ -54,7 +54,7 @@ def test_maml_equals_a_plain_loop(network, first_order, steps, batch_norm):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_maml_equals_finite_differences(network):
     spec, factory, episodes, forward = NETWORKS[network]
-    algorithm = MAML(spec, factory, RATE, 2).double()
+    algorithm = MAML(spec, factory, RATE, inner_steps=2).double()
     tasks = episodes()
     _, found = gradients(algorithm, tasks)
     weights = {name: w.detach().clone() for name, w in algorithm.network.weights().items()}
@@ -72,8 +72,8 @@ def test_maml_equals_finite_differences(network):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_first_order_is_the_query_gradient_at_the_adapted_weights(network):
     spec, factory, episodes, forward = NETWORKS[network]
-    algorithm = MAML(spec, factory, RATE, 2, first_order=True).double()
-    second = MAML(spec, lambda outputs: algorithm.network, RATE, 2)
+    algorithm = MAML(spec, factory, RATE, inner_steps=2, first_order=True).double()
+    second = MAML(spec, lambda outputs: algorithm.network, RATE, inner_steps=2)
     tasks = episodes()
     _, found = gradients(algorithm, tasks)
     expected = {name: torch.zeros_like(w) for name, w in found.items()}
@@ -94,7 +94,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_weights(network):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_chunks_of_tasks_change_nothing(network):
     spec, factory, episodes, _ = NETWORKS[network]
-    algorithm = MAML(spec, factory, RATE, 2).double()
+    algorithm = MAML(spec, factory, RATE, inner_steps=2).double()
     tasks = episodes(tasks=5)
     losses, whole = gradients(algorithm, tasks)
     algorithm.task_chunk = 2
@@ -104,7 +104,7 @@ def test_chunks_of_tasks_change_nothing(network):
 
 
 def test_frozen_weights_do_not_adapt_but_learn():
-    algorithm = MAML(PICTURES, conv, RATE, 2, frozen=("norms.*", "convs.*")).double()
+    algorithm = MAML(PICTURES, conv, RATE, inner_steps=2, frozen=("norms.*", "convs.*")).double()
     assert algorithm.frozen == {n for n in algorithm.network.weights() if not n.startswith("head")}
     tasks = images()
     _, found = gradients(algorithm, tasks)
@@ -167,7 +167,7 @@ def test_a_test_writes_no_statistics_and_needs_no_other_query(make):
 
 
 def test_trajectory_ends_where_adaptation_ends():
-    algorithm = MAML(PICTURES, conv, RATE, 2, batch_norm="support").double().eval()
+    algorithm = MAML(PICTURES, conv, RATE, inner_steps=2, batch_norm="support").double().eval()
     tasks = images()
     with torch.no_grad():
         path = algorithm.trajectory(tasks.support, tasks.query.x, 4)
@@ -182,7 +182,7 @@ def test_trajectory_ends_where_adaptation_ends():
 def test_in_bfloat16_the_gradient_points_the_same_way(network, steps):
     spec, factory, episodes, _ = NETWORKS[network]
     torch.manual_seed(0)
-    algorithm, tasks = MAML(spec, factory, 0.01, steps), episodes(dtype=torch.float32)
+    algorithm, tasks = MAML(spec, factory, 0.01, inner_steps=steps), episodes(dtype=torch.float32)
     _, expected = gradients(algorithm, tasks)
     with torch.autocast("cpu", torch.bfloat16):
         _, found = gradients(algorithm, tasks)

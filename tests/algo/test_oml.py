@@ -65,7 +65,7 @@ def test_the_score_by_length_is_that_of_shorter_streams():
 
 def test_fine_tuning_takes_the_stream_once_and_in_order():
     torch.manual_seed(1)
-    learner = Finetune(LINE, lambda outputs, shape=None: mlp(outputs), 0.1, inner_batch=3).double()
+    learner = Finetune(LINE, lambda outputs, shape=None: mlp(outputs), inner_lr=0.1, inner_batch=3).double()
     episodes = regression(shots=4)
     with torch.no_grad(), eval_mode(learner):
         states = list(learner.walk(episodes.support))

@@ -41,7 +41,7 @@ def operations(algorithm, episodes):
     ("spec", "network", "draw"), [(LINE, mlp, regression), (PICTURES, conv, images), (PICTURES, strided, images)]
 )
 def test_more_tasks_are_no_more_operations(spec, network, draw, first_order):
-    algorithm = MAML(spec, network, 0.1, 2, first_order=first_order, task_chunk=100).double()
+    algorithm = MAML(spec, network, 0.1, inner_steps=2, first_order=first_order, task_chunk=100).double()
     algorithm.backward(draw(tasks=2))  # so that gradients are there to be added to
     few, many = (operations(algorithm, draw(tasks=tasks)) for tasks in (2, 7))
     assert few == many

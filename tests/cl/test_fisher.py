@@ -209,7 +209,7 @@ def test_a_learner_that_recomputes_its_inner_steps_is_measured_as_one_that_does_
     found = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        maml = MAML(LINE, lambda outputs, shape=None: mlp(outputs), 0.1, 2, recompute=recompute)
+        maml = MAML(LINE, lambda outputs, shape=None: mlp(outputs), 0.1, inner_steps=2, recompute=recompute)
         found.append(measure(maml, Lines(), samples=3))
     assert max(float(value.max()) for value in found[0].values()) > 0
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)

@@ -132,8 +132,8 @@ def test_by_hand_equals_generic(case, per_task):
 @pytest.mark.parametrize("batch_norm", ["transductive", "support", "running"])
 def test_second_order_gradients_are_equal(case, batch_norm):
     spec, network, generic, names, tasks = both(case)
-    by_hand = MAML(spec, lambda outputs: network, 0.3, 2, batch_norm=batch_norm)
-    by_vmap = MAML(spec, lambda outputs: generic, 0.3, 2, batch_norm=batch_norm)
+    by_hand = MAML(spec, lambda outputs: network, 0.3, inner_steps=2, batch_norm=batch_norm)
+    by_vmap = MAML(spec, lambda outputs: generic, 0.3, inner_steps=2, batch_norm=batch_norm)
     by_hand.backward(tasks)
     by_vmap.backward(tasks)
     for ours, theirs in names.items():

@@ -1,10 +1,11 @@
 """Conditional neural processes (Garnelo et al., ICML 2018)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.metalearner import Reader, SetEncoder, perceptron
 from metarun.config import require
 from metarun.episodes import Episodes, TaskSpec
@@ -20,7 +21,7 @@ class CNP(Reader):
     Args:
         width: of the hidden layers: three of the encoder, two of the decoder.
         min_std: smallest standard deviation of the Gaussian.
-        batch_norm, task_chunk: see `MetaLearner`.
+        common: see `MetaLearner`.
     """
 
     def __init__(
@@ -30,10 +31,9 @@ class CNP(Reader):
         *,
         width: int = 128,
         min_std: float = 0.1,
-        batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, model, **common)
         require(width > 0, "width", width, "1 or more")
         require(min_std > 0, "min_std", min_std, "a number above 0")
         self.gaussian, self.min_std = spec.kind == "regression", min_std

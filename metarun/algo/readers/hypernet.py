@@ -1,10 +1,10 @@
 """A hypernetwork: the support set becomes weights of the task's model (Bertinetto et al. 2016; Ha, Dai and Le, ICLR 2017)."""
 
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.inner_loop import matching
 from metarun.algo.metalearner import MetaLearner, Read, SetEncoder
 from metarun.config import require
@@ -22,7 +22,7 @@ class HyperNet(MetaLearner):
     Args:
         width: of the set encoder's three layers.
         generated: patterns (`head.*`) of the weights that the support set decides; the others are shared by all tasks.
-        batch_norm, task_chunk: see `MetaLearner`.
+        common: see `MetaLearner`.
     """
 
     def __init__(
@@ -32,10 +32,9 @@ class HyperNet(MetaLearner):
         *,
         width: int = 128,
         generated: tuple[str, ...] = ("*",),
-        batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, model, **common)
         require(width > 0, "width", width, "1 or more")
         self.of_task = model(self.spec.outputs)
         weights = self.of_task.weights()

@@ -1,10 +1,11 @@
 """A recurrent network as a learner (Hochreiter, Younger and Conwell, "Learning to learn using gradient descent", ICANN 2001)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.metalearner import perceptron
-from metarun.algo.readers.stream import State, StreamReader, TrainOn
+from metarun.algo.readers.stream import State, StreamReader
 from metarun.config import require
 from metarun.episodes import TaskSpec
 from metarun.model.network import NetworkFactory
@@ -16,8 +17,7 @@ class LSTM(StreamReader):
     Args:
         hidden: units of a layer.
         layers: of the LSTM.
-        train_on, recall, matching: see `StreamReader`.
-        batch_norm, task_chunk: see `MetaLearner`.
+        common: see `StreamReader`.
     """
 
     def __init__(
@@ -27,13 +27,9 @@ class LSTM(StreamReader):
         *,
         hidden: int = 128,
         layers: int = 1,
-        train_on: TrainOn = "stream",
-        recall: bool = False,
-        matching: float = 0.0,
-        batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, model, train_on, recall=recall, matching=matching, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, model, **common)
         require(hidden > 0, "hidden", hidden, "1 or more")
         require(layers > 0, "layers", layers, "1 or more")
         self.lstm = nn.LSTM(self.input_size, hidden, layers, batch_first=True)

@@ -1,13 +1,12 @@
 """Memory-augmented neural networks (Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, ICML 2016)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.algo.algorithm import BatchNormMode
-from metarun.algo.readers.stream import State, StreamReader, TrainOn
+from metarun.algo.readers.stream import State, StreamReader
 from metarun.config import require
 from metarun.episodes import TaskSpec
 from metarun.model.network import NetworkFactory
@@ -30,8 +29,7 @@ class MANN(StreamReader):
             do. An input comes a step before its label, so what is to be written is not what is looked for.
         strength: learn how sharply a head reads, a factor of the cosine in its softmax that begins near this, as in neural Turing
             machines; null: none, as in the paper, where no slot of many can weigh more than a few percent.
-        train_on, recall, matching: see `StreamReader`.
-        batch_norm, task_chunk: see `MetaLearner`.
+        common: see `StreamReader`.
     """
 
     def __init__(
@@ -46,13 +44,9 @@ class MANN(StreamReader):
         decay: float = 0.99,
         content: Literal["own", "key"] = "own",
         strength: float | None = 10.0,
-        train_on: TrainOn = "stream",
-        recall: bool = False,
-        matching: float = 0.0,
-        batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, model, train_on, recall=recall, matching=matching, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, model, **common)
         for key, value in {"width": width, "heads": heads, "hidden": hidden}.items():
             require(value > 0, key, value, "1 or more")
         require(slots >= heads, "slots", slots, f"as many as heads ({heads}) at least")

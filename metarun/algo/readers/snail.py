@@ -1,11 +1,11 @@
 """A simple neural attentive meta-learner (Mishra, Rohaninejad, Chen and Abbeel, ICLR 2018)."""
 
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import BatchNormMode
 from metarun.algo.metalearner import Reader
 from metarun.config import require
 from metarun.episodes import TaskSpec
@@ -28,7 +28,7 @@ class SNAIL(Reader):
             places back, which should cover the support set.
         dilation: of a block's first convolution: with 1 they see every place within reach, with 2, as in
             github.com/eambutu/snail-pytorch, every second one.
-        batch_norm, task_chunk: see `MetaLearner`.
+        common: see `MetaLearner`.
     """
 
     ordered = True
@@ -42,10 +42,9 @@ class SNAIL(Reader):
         filters: int = 128,
         levels: int = 3,
         dilation: int = 1,
-        batch_norm: BatchNormMode = "running",
-        task_chunk: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, model, **common)
         sizes = [size for pair in attention for size in pair]
         require(bool(sizes) and all(size > 0 for size in sizes), "attention", list(attention), "pairs of numbers above 0")
         require(filters > 0, "filters", filters, "1 or more")

@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algo.algorithm import BatchNormMode, if_finite, task_losses
+from metarun.algo.algorithm import if_finite, task_losses
 from metarun.algo.metalearner import Reader, in_order
 from metarun.algo.protonet import class_means, squared_distances
 from metarun.config import require
@@ -41,7 +41,7 @@ class StreamReader(Reader):
             there at one time, and no step is spent on learning to hold an input until its label comes. The papers do not.
         matching: weight of a loss that trains the embedding beside the reader, from the first update on: that of the queries by
             their squared distance to the support set's class means (`ProtoNet`). Of classes alone; 0: none, as in the papers.
-        batch_norm, task_chunk: see `MetaLearner`.
+        common: see `MetaLearner`.
     """
 
     ordered = True
@@ -50,14 +50,13 @@ class StreamReader(Reader):
         self,
         spec: TaskSpec,
         model: NetworkFactory,
-        train_on: TrainOn,
         *,
-        recall: bool,
-        matching: float,
-        batch_norm: BatchNormMode,
-        task_chunk: int | None,
+        train_on: TrainOn = "stream",
+        recall: bool = False,
+        matching: float = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(spec, model, batch_norm=batch_norm, task_chunk=task_chunk)
+        super().__init__(spec, model, **common)
         require(matching >= 0, "matching", matching, "0 or more")
         self.train_on, self.recall, self.matching = train_on, recall, matching
         self.input_size = (2 if recall else 1) * self.features + self.spec.outputs
