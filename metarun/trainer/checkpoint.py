@@ -1,6 +1,9 @@
 """Checkpoints: the last one and the one before, so that a damaged file costs minutes and not days."""
 
+import hashlib
+import io
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 """Version of checkpoints; those of another version are refused in one line."""
+SEAL = b"blake2b:"
+"""What begins the comment at the end of the zip file, which holds the digest of all that is before it: torch checks none."""
+SEALED = len(SEAL) + 32
 
 
 class Damaged(ConfigError):
@@ -25,11 +31,10 @@ def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> N
     Raises:
         OSError: with the name ``path``; what was there is still there.
     """
+    written = io.BytesIO()
+    torch.save({"schema": SCHEMA, **content}, written)
     with replacing(path, previous) as file:
-        try:
-            torch.save({"schema": SCHEMA, **content}, file)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        file.write(_sealed(written.getvalue()))
 
 
 def repair(path: Path, previous: Path) -> dict[str, Any] | None:
@@ -67,7 +72,7 @@ def load(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(_checked(path.read_bytes())), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes torch, zipfile or pickle raise
         raise Damaged(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
     if not isinstance(content, dict):
@@ -76,6 +81,36 @@ def load(path: Path) -> dict[str, Any] | None:
     if version != SCHEMA:
         raise ConfigError(f"{path}: a checkpoint of version {version}, and this metarun reads version {SCHEMA}")
     return content
+
+
+def _sealed(content: bytes) -> bytes:
+    """A zip file with its own digest as its comment, which readers of zip files pass over."""
+    if content[-2:] != b"\0\0":  # the length of the comment, which torch leaves out
+        raise ValueError("expected a zip file without a comment")
+    content = content[:-2] + SEALED.to_bytes(2, "little")
+    return content + SEAL + _digest(content)
+
+
+def _checked(content: bytes) -> bytes:
+    """The content as it is, once its digest is found right; a file of a version that wrote none by its zip file's checksums.
+
+    Raises:
+        ValueError: it has changed since it was written.
+        zipfile.BadZipFile: it is no zip file.
+    """
+    if content[-SEALED:].startswith(SEAL):
+        if content[-SEALED:] != SEAL + _digest(content[:-SEALED]):
+            raise ValueError("its content has changed since it was written")
+        return content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"its content has changed since it was written: {bad}")
+    return content
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()
 
 
 def _first_line(error: Exception) -> str:

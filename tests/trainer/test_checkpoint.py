@@ -1,5 +1,6 @@
 """Checkpoints: whole, with one in reserve."""
 
+import random
 import resource
 from unittest.mock import Mock
 
@@ -41,6 +42,35 @@ def test_a_damaged_one_gives_way_to_the_one_before(two, damage, caplog):
     assert "\n" not in record.getMessage()
 
 
+@pytest.mark.parametrize("former", [False, True])
+def test_no_flipped_bit_is_read_as_something_else(tmp_path, former):
+    path, content = tmp_path / "last.pt", {"weights": torch.arange(300.0), "step": 7, "best": [(0.5, 3)]}
+    if former:
+        torch.save({"schema": 1, **content}, path)
+    else:
+        save(path, content)
+    whole, draw, noticed = path.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        bit = draw.randrange(8 * len(whole))
+        bad = bytearray(whole)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        try:
+            found = load(path)
+        except Damaged as error:
+            noticed += 1
+            assert "\n" not in str(error)
+            continue
+        assert torch.equal(found["weights"], content["weights"]), bit
+        assert {**found, "weights": 0} == {"schema": 1, **content, "weights": 0}
+    assert noticed > (200 if former else 290)  # the rest lies between the entries of the zip file, or in the seal's own name
+
+
+def test_a_checkpoint_is_a_file_that_torch_reads(tmp_path):
+    save(tmp_path / "last.pt", {"weights": torch.ones(3)})
+    assert torch.equal(torch.load(tmp_path / "last.pt", weights_only=True)["weights"], torch.ones(3))
+
+
 def test_a_kill_between_two_renames_costs_nothing_more(two, caplog):
     last, before = two
     last.unlink()
@@ -65,7 +95,7 @@ def test_another_version_is_one_line(two, monkeypatch):
 
 def test_why_a_checkpoint_cannot_be_read_is_one_short_line(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    path.write_bytes(b"any")
+    torch.save({"step": 3}, path)
     for error, said in ((KeyError(), "KeyError"), (ValueError("x" * 200 + "\nand more"), "x" * 160)):
         monkeypatch.setattr(torch, "load", Mock(side_effect=error))
         with pytest.raises(Damaged) as caught:
