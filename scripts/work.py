@@ -37,7 +37,7 @@ from metarun.model.network import Network
 from metarun.run import build_parts
 from metarun.tracking import RunFolder
 from metarun.trainer.evaluation import evaluate
-from metarun.trainer.trainer import SAMPLED_VALUES
+from metarun.trainer.feed import SAMPLED_VALUES
 
 LIBRARIES = ("higher", "torchopt")
 RATE = 0.01  # of inner steps

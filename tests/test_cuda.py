@@ -86,6 +86,7 @@ def begun(algo, data, cl, keys, device, path):
     settings = {"iterations": 100, "tasks": 4, "optimizer": adam, "test_tasks": 2, "tensorboard": False} | keys
     job = _Job(Trainer(0, **settings), learner, stages, method(cl), RunFolder(path), "tests", ALONE)
     job._begin(0)
+    job.batches = job.feed.batches(stages[0].train, 0, 100)
     learner.train()
     return job
 

@@ -15,7 +15,8 @@ from metarun.declared import locate
 from metarun.episodes import TaskSpec
 from metarun.run import make_network
 from metarun.tracking import flat
-from metarun.trainer.trainer import FALLING, Trainer
+from metarun.trainer.optimizer import DECAYS
+from metarun.trainer.trainer import Trainer
 
 PAPERS = sorted(path.stem for path in (CONFIGS / "paper").glob("*.yaml"))
 NAME = re.compile(r"([a-z]+)_([a-z]+)_(?:(\d+)way_)?(\d+)shot(_transductive)?")
@@ -71,7 +72,7 @@ def test_a_row_builds(name):
     optimizer = build(trainer.optimizer, list(algorithm.parameters()), key="trainer.optimizer")
     schedule = trainer.scheduler
     if isinstance(schedule, str):  # as the trainer does
-        target, over = FALLING[schedule]
+        target, over = DECAYS[schedule]
         schedule = {"_target_": f"torch.optim.lr_scheduler.{target}", over: trainer.iterations}
     if schedule is not None:
         scheduler = build(schedule, optimizer, key="trainer.scheduler")

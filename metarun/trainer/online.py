@@ -1,6 +1,8 @@
 """A stream whose stages change unannounced: which stage each round is of, and boundaries guessed from jumps of the loss."""
 
 import math
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -29,6 +31,13 @@ def stages_of_rounds(seed: int, rounds: int, stages: int, switch: float) -> list
     for change, step in zip(changes[1:], steps[1:], strict=True):
         found.append((found[-1] + step) % stages if change else found[-1])
     return found[:rounds]
+
+
+def stretches(rounds: list[int], start: int) -> Iterator[tuple[int, int, int]]:
+    """From round ``start`` on: number of a stage, and the first and the end of the rounds that follow one another in it."""
+    for stage, group in groupby(range(start, len(rounds)), key=rounds.__getitem__):
+        members = list(group)
+        yield stage, members[0], members[-1] + 1
 
 
 class Jumps:

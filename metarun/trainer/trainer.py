@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from itertools import chain
 from multiprocessing import parent_process
 from typing import Any
 
@@ -15,10 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from metarun.algo.algorithm import Algorithm, task_scores, weighted
-from metarun.build import build
-from metarun.cl.method import ContinualMethod, implicit
-from metarun.config import ConfigError, require
+from metarun.algo.algorithm import Algorithm, task_scores
+from metarun.cl.method import ContinualMethod
+from metarun.config import ConfigError
 from metarun.data.source import Stage, TaskSource
 from metarun.episodes import Episodes
 from metarun.ranks import ALONE, Ranks
@@ -26,20 +26,19 @@ from metarun.rng import derive
 from metarun.signals import Interrupted, Signals
 from metarun.tracking import Log, NoLog, RunFolder
 from metarun.trainer import checkpoint
+from metarun.trainer.draws import Draws
 from metarun.trainer.evaluation import evaluate, summary, testing
+from metarun.trainer.feed import Feed
 from metarun.trainer.guard import Guard
 from metarun.trainer.headline import Headline
-from metarun.trainer.online import Jumps, stages_of_rounds
+from metarun.trainer.online import Jumps, stages_of_rounds, stretches
+from metarun.trainer.optimizer import OuterOptimizer
 from metarun.trainer.settings import Settings
+from metarun.trainer.sharding import Sharding
 from metarun.trainer.state import Diverged, Outcome, Position, Pruned
+from metarun.trainer.update import Step, Update
 
 log = logging.getLogger(__name__)
-
-FALLING = {"linear": ("PolynomialLR", "total_iters"), "cosine": ("CosineAnnealingLR", "T_max")}
-"""Schedules of the outer rate that need nothing but the number of updates: torch's class, and what it calls that number."""
-
-SAMPLED_VALUES = 2**16
-"""Input numbers sampled ahead of the updates that use them: a cheap task costs more to ask for than to make."""
 
 
 class Trainer(Settings):
@@ -100,8 +99,6 @@ class _Job:
         self.device = next(algorithm.parameters()).device
         self.iterations = trainer.iterations if algorithm.trains else 0
         self.total = self.iterations * len(stages)
-        one = stages[0].train.sample(torch.arange(1))
-        self.values_per_task = one.support.x.numel() + one.query.x.numel()
         self.metric = metric_name(algorithm)
         self.headline = Headline(trainer.report_steps, algorithm)
         self.sign = self.headline.sign
@@ -111,24 +108,23 @@ class _Job:
         self.rounds = None
         """Of an online stream: the number of each update's stage."""
         self.jumps = Jumps(trainer.detect) if trainer.detect is not None else None
-        self.shared_out = self._share_out()
-        """Whether each process samples its own tasks alone; otherwise all do all of them, and learn from their own."""
+        self.sharding = Sharding(algorithm, method, trainer, ranks)
+        self.feed = Feed(trainer.tasks, self.sharding, stages[0].train.sample(torch.arange(1)))
+        self.draws = Draws(trainer.seed, self.device)
         if trainer.switch is not None:
             method.announced = False
             self._check_online()
             self.rounds = stages_of_rounds(trainer.seed, self.total, len(stages), trainer.switch)
         method.seed = trainer.seed
         method.on_start(algorithm, self.stages)
-        parameters = list(algorithm.parameters())
-        fused = {"fused": True} if self.device.type in ("cpu", "cuda") and _can_fuse(trainer.optimizer) else {}
-        self.optimizer = build({**fused, **trainer.optimizer}, parameters, key="trainer.optimizer")
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._start_schedule()
+        updates = self.total if self.rounds else self.iterations
+        self.optimizer = OuterOptimizer(algorithm.parameters(), trainer, updates)
         self.position = Position(order=list(range(len(stages))))
         self.best_states: list[dict[str, Tensor]] = []
         self.online: list[Tensor] = []
         """Scores of the rounds since they were last logged."""
-        self.guard = Guard(algorithm, self.optimizer) if trainer.nonfinite == "skip" else None
+        self.guard = Guard(algorithm, self.optimizer.torch) if trainer.nonfinite == "skip" else None
+        self.update = Update(algorithm, method, self.optimizer, trainer, self.sharding, self.guard)
         self.loss_sum = torch.zeros((), device=self.device)
         """Of the learner's own loss since it was last logged, with the weights of tasks."""
         self.part_sums: dict[str, Tensor] = {}
@@ -136,9 +132,8 @@ class _Job:
         self.loss_count = 0
         self.mark = time.perf_counter()
         self.shown: dict[str, str] = {}
-        self.ready: list[Episodes] = []
-        self.tasks: TaskSource = stages[0].train
-        """Where those of the stage in training come from."""
+        self.batches: Iterator[Episodes] = iter(())
+        """The tasks of the updates to come."""
         self.steps_on_disk: list[int] = []
         self.lines: int | None = 0
         """Of metrics.jsonl that the checkpoint knows of."""
@@ -148,7 +143,7 @@ class _Job:
 
     def run(self) -> Outcome:
         if self.rounds is not None:
-            return self._run_online()
+            return self._run_online(self.rounds)
         for number in range(self.position.ended, len(self.stages)):
             if number == self.position.started:
                 self._arrange(number)
@@ -158,21 +153,6 @@ class _Job:
             self.method.enter(number)
             self._train_stage(number)
         return self._test()
-
-    def _share_out(self) -> bool:
-        """Whether each process may sample its own tasks of an update alone.
-
-        A method that remembers tasks or adds a loss is given all of them in each process, and stays the same in all.
-        """
-        if self.ranks.size > 1:
-            why = self.algorithm.indivisible() if self.algorithm.trains else None
-            if why is not None:
-                raise ConfigError(f"{why}; start one process, without torchrun")
-            self._require_enough("trainer.tasks", self.trainer.tasks)
-        return not self.method.sees_tasks and self.jumps is None
-
-    def _require_enough(self, key: str, tasks: int) -> None:
-        require(tasks >= self.ranks.size, key, tasks, f"{self.ranks.size} or more, one for each of torchrun's processes")
 
     # The order of stages -----------------------------------------------------------------------------------------------------
 
@@ -213,19 +193,21 @@ class _Job:
         if self.method.needs == "boundaries" and self.jumps is None:
             raise ConfigError(f"trainer.switch: {name} must be told when a stage ends; trainer.detect=4 guesses it")
 
-    def _run_online(self) -> Outcome:
+    def _run_online(self, rounds: list[int]) -> Outcome:
         if not self.position.started:
             self._add_row()
             self._begin(0)
             self._save()
         self.method.enter(self.position.started - 1)
+        segments = stretches(rounds, self.position.step)
+        self.batches = chain.from_iterable(self.feed.batches(self.stages[i].train, *of) for i, *of in segments)
         self._train("stream", 0, self.total)
         self._save()
         return self._test()
 
     def _score_online(self, episodes: Episodes) -> None:
         """Score the new tasks before their labels are trained on; where that has jumped, the method is told of a boundary."""
-        own, share = self._own(episodes)
+        own, share = self.sharding.own(episodes)
         with testing(self.algorithm):
             predicted = self.algorithm.predictions(own, self.headline.steps, path=False)[-1]
             score = task_scores(predicted, own.query.y).mean()
@@ -257,39 +239,26 @@ class _Job:
 
     def _begin(self, number: int) -> None:
         if number and self.trainer.reset_optimizer:
-            self.optimizer.state.clear()
+            self.optimizer.forget()
         if number and self.rounds is None:  # a guessed boundary of an online stream is none of the schedule's
-            self._start_schedule()
+            self.optimizer.restart_schedule()
         self._reseed("start")
         self.method.enter(number)
         self._grow(number)
         self.method.on_stage_start(self.algorithm, number)
-        for name in self.method.per_stage:  # of another stage's weights
-            self.optimizer.state.pop(self.algorithm.get_parameter(name), None)
+        self.optimizer.forget(map(self.algorithm.get_parameter, self.method.per_stage))  # moments of another stage's weights
         self.position.best, self.best_states = [], []
         self.position.started += 1
-
-    def _start_schedule(self) -> None:
-        """Put the learning rates back to their first values, and let the schedule begin."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate
-        schedule = self.trainer.scheduler
-        if isinstance(schedule, str):
-            name, over = FALLING[schedule]
-            updates = self.iterations if self.rounds is None else self.total
-            schedule = {"_target_": f"torch.optim.lr_scheduler.{name}", over: max(updates, 1)}
-        self.scheduler = schedule and build(schedule, self.optimizer, key="trainer.scheduler")
 
     def _grow(self, number: int) -> None:
         """Let the method add parameters, which the optimizer then has, too."""
         self.method.grow(self.algorithm, number)
-        known = {id(w) for group in self.optimizer.param_groups for w in group["params"]}
-        # Into the first group: the schedule's rate is theirs, too.
-        self.optimizer.param_groups[0]["params"].extend(w for w in self.algorithm.parameters() if id(w) not in known)
+        self.optimizer.extend(self.algorithm.parameters())
 
     def _train_stage(self, number: int) -> None:
         stage = self.stages[number]
-        self.tasks = self.method.source(number)
+        first = number * self.iterations
+        self.batches = self.feed.batches(self.method.source(number), self.position.step - first, self.iterations)
         self._train(
             stage.name if len(self.stages) > 1 else "train", number * self.iterations, (number + 1) * self.iterations, stage
         )
@@ -328,105 +297,25 @@ class _Job:
     def _update(self) -> None:
         self._reseed("update")
         self.algorithm.progress = self.position.step / self.total
-        episodes = self._next_episodes()
+        episodes = next(self.batches)
         if self.rounds is not None:
             self._score_online(episodes)
-        for group in self.optimizer.param_groups:  # by hand, as zero_grad() costs as much as a small network's layer
-            for w in group["params"]:
-                w.grad = None
-        if self.guard:
-            self.guard.begin()
-        with self._precision():
-            own, share = self._own(self.method.mix(episodes))
-            with self.ranks.own_draws(self.device, shared=self.algorithm.draws_once):
-                losses = self.algorithm.backward(own)
-            loss = weighted(losses, own).mean()
-            extra = self.method.loss(self.algorithm, episodes)
-            if extra is not None:
-                (extra * self.algorithm.gradient_scale).backward()
-                self.algorithm.write_statistics()
-        parts = {"extra": extra, "penalty": self.method.penalty(self.algorithm)}
-        bad = [(~losses.isfinite()).to(loss.dtype).mean()] if self.guard else []
-        if self.ranks.size > 1:
-            # Running statistics and the like move towards a mean over tasks, so the mean of what came of each part is right.
-            averages = [buffer for buffer in self.algorithm.buffers() if buffer.is_floating_point()]
-            gradients = [w.grad for w in self.algorithm.parameters() if w.grad is not None]
-            self.ranks.average([loss, *bad, *gradients, *averages], share)
-        if self.guard:
-            self.guard.judge(loss, bad[0] * (len(own) / share))
-        self.method.gradient(self.algorithm)
-        if isinstance(self.optimizer, torch.optim.SGD):
-            implicit(self.algorithm, self.method.curvature(self.algorithm), self.optimizer)
-        self.method.project(self.algorithm)
-        if self.trainer.clip_value is not None:
-            clip_values(self.algorithm.parameters(), self.trainer.clip_value)
-        if self.trainer.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), self.trainer.clip)
-        self.optimizer.step()
-        if self.scheduler:
-            self.scheduler.step()
-        if self.guard:
-            self.guard.end()
-            loss = torch.where(self.guard.finite, loss, 0)
+        step = self.update(episodes)
         # Only for methods that observe updates does the host wait for whether this one was made.
-        if not self.guard or not self.method.observes or bool(self.guard.finite):
+        if step.finite is None or not self.method.observes or bool(step.finite):
             self.method.after_update(self.algorithm, episodes)
-        self.loss_sum += loss
-        for name, part in parts.items():
-            if part is not None:
-                self._add_part(name, part.detach())
-        self.loss_count += 1
+        self._add(step)
         self.position.step += 1
 
-    def _add_part(self, name: str, value: Tensor) -> None:
-        """Add a part of the loss beside the learner's own; an update that was taken back has none."""
-        if self.guard:
-            value = torch.where(self.guard.finite, value, 0)
-        self.part_sums.setdefault(name, torch.zeros_like(self.loss_sum)).add_(value)
-
-    def _precision(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.trainer.precision == "bfloat16" else nullcontext()
-
-    def _next_episodes(self) -> Episodes:
-        """The tasks of this update, numbered from 0 in each stage, or by the update in an online stream.
-
-        Small ones are sampled for many updates at once: a task depends on its number alone.
-        """
-        if not self.ready:
-            step, tasks = self.position.step, self.trainer.tasks
-            if self.rounds is not None:
-                self.tasks = self.stages[self.rounds[step]].train
-                others = (i for i in range(step, self.total) if self.rounds[i] != self.rounds[step])
-                left = next(others, self.total) - step
-            else:
-                step -= self.position.ended * self.iterations
-                left = self.iterations - step
-            values = tasks * self.values_per_task
-            updates = min(max(1, SAMPLED_VALUES // values), 64, left)
-            ids = torch.arange(step * tasks, (step + updates) * tasks).view(updates, tasks)
-            if self.shared_out:
-                ids = ids[:, self.ranks.part(tasks)]
-            self.ready = list(self.tasks.sample(ids.flatten()).split(ids.shape[1]))[::-1]
-        return self.ready.pop()
-
-    def _own(self, episodes: Episodes) -> tuple[Episodes, float]:
-        """The part of an update's tasks that this process learns from, which may be all it has, and its share in them."""
-        if self.shared_out:
-            return episodes, len(episodes) / self.trainer.tasks
-        self._require_enough("cl.draw", len(episodes))
-        own = episodes.pick(self.ranks.part(len(episodes))) if self.ranks.size > 1 else episodes
-        return own, len(own) / len(episodes)
+    def _add(self, step: Step) -> None:
+        self.loss_sum += step.loss
+        for name, part in {"extra": step.extra, "penalty": step.penalty}.items():
+            if part is not None:
+                self.part_sums.setdefault(name, torch.zeros_like(self.loss_sum)).add_(part)
+        self.loss_count += 1
 
     def _reseed(self, what: str) -> None:
-        """Dropout and the like draw from torch's generator: a function of seed and step, so that a resumed run draws the same.
-
-        ``what`` it is for keeps the draws of a stage's ends apart from those of an update.
-        """
-        names = () if what == "update" else (what,)
-        seed = derive(self.trainer.seed, "torch", self.position.step, *names)
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        self.draws.reseed(self.position.step, *(() if what == "update" else (what,)))
 
     def _log_loss(self, bar: "tqdm[Any]") -> None:
         """Log the mean since the last time of the loss that updates descend, and of its parts where there are several.
@@ -604,8 +493,7 @@ class _Job:
                 "position": asdict(self.position),
                 "algorithm": self.algorithm.state_dict(),
                 "best": self.best_states,
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                **self.optimizer.state_dict(),
                 "method": self.method.state_dict(),
                 "jumps": self.jumps.state_dict() if self.jumps else None,
                 "loss": (float(self.loss_sum), self.loss_count),
@@ -627,9 +515,7 @@ class _Job:
             self._grow(number)
         self.algorithm.load_state_dict(found["algorithm"])
         self.best_states = found["best"]
-        self.optimizer.load_state_dict(found["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(found["scheduler"])
+        self.optimizer.load_state_dict(found)
         self.method.load_state_dict(found["method"])
         if self.jumps:
             self.jumps.load_state_dict(found["jumps"], self.device)
@@ -663,23 +549,3 @@ def describe(metric: str, found: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-@torch.no_grad()
-def clip_values(parameters: Iterable[Tensor], limit: float) -> None:
-    """Bring each number of the gradients into [-limit, limit].
-
-    An infinite one becomes NaN, where `torch.nn.utils.clip_grad_value_` would make it ``limit``: it must not pass for finite.
-    """
-    for w in parameters:
-        if w.grad is not None:
-            w.grad = torch.where(w.grad.isfinite(), w.grad.clamp(-limit, limit), torch.nan)
-
-
-def _can_fuse(optimizer: dict[str, Any]) -> bool:
-    """Whether this is one of torch's optimizers that has a fused form, which is the faster one.
-
-    That of SGD fails where some weights have a momentum and others, those of a new stage, have none yet.
-    """
-    name = optimizer.get("_target_")
-    return name in {"torch.optim.Adam", "torch.optim.AdamW"} or (name == "torch.optim.SGD" and not optimizer.get("momentum"))

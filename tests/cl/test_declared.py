@@ -15,8 +15,8 @@ from metarun.config import CONFIGS, ConfigError
 from metarun.data.source import TaskSource
 from metarun.ranks import ALONE
 from metarun.run import build_method
-from metarun.tracking import RunFolder
-from metarun.trainer.trainer import Trainer, _Job
+from metarun.trainer.settings import Settings
+from metarun.trainer.sharding import Sharding
 
 METHODS = sorted(path.stem for path in (CONFIGS / "cl").glob("*.yaml"))
 SEES = {"agem", "der", "ftml", "lwf", "replay"}
@@ -46,12 +46,10 @@ def test_several_have_what_any_of_them_has(names):
 @pytest.mark.parametrize(
     ("names", "alone"), [(("ewc",), True), (("ewc", "l2"), True), (("ewc", "si"), True), (("l2", "replay"), False)]
 )
-def test_each_process_samples_its_own_tasks_unless_a_method_sees_them(names, alone, tmp_path):
-    stages, algorithm = made("maml", "sine")
-    trainer = Trainer(0, iterations=1, tasks=2, optimizer={"_target_": "torch.optim.Adam"}, tensorboard=False)
-    job = _Job(trainer, algorithm, stages, several(*names), RunFolder(tmp_path), "tests", ALONE)
-    job.log.close()
-    assert job.shared_out == alone
+def test_each_process_samples_its_own_tasks_unless_a_method_sees_them(names, alone):
+    _, algorithm = made("maml", "sine")
+    settings = Settings(0, iterations=1, tasks=2, optimizer={"_target_": "torch.optim.Adam"})
+    assert Sharding(algorithm, several(*names), settings, ALONE).samples_shard == alone
 
 
 class Watching(ContinualMethod):

@@ -48,7 +48,7 @@ def harm(monkeypatch):
 def state(job):
     """Weights, statistics, optimizer and continual state, flat."""
     found = {f"w.{name}": value.clone() for name, value in job.algorithm.state_dict().items()}
-    for i, of in enumerate(job.optimizer.state.values()):
+    for i, of in enumerate(job.optimizer.torch.state.values()):
         found |= {f"o.{i}.{name}": value.clone() for name, value in of.items() if value is not None}
     flat, left = {}, {"m": job.method.state_dict()}
     while left:

@@ -72,7 +72,9 @@ def test_a_penalty_is_logged_and_part_of_the_loss(names, tmp_path, monkeypatch):
     expected = []
 
     def twin(job):
-        own = plain_stream_loss(algorithm, job.tasks.sample(torch.arange(4) + 4 * (job.position.step % 4)))
+        own = plain_stream_loss(
+            algorithm, job.stages[job.position.ended].train.sample(torch.arange(4) + 4 * (job.position.step % 4))
+        )
         held = sum(
             one.strength / 2 * float((one.importance[name] * (w.detach() - one.anchor[name]) ** 2).sum())
             for one in parts
@@ -144,7 +146,7 @@ def test_a_loss_of_the_methods_own_is_logged_and_the_tasks_weights_count(tmp_pat
     expected = []
 
     def twin(job):
-        tasks = job.tasks.sample(torch.arange(4) + 4 * (job.position.step % 4))
+        tasks = job.stages[job.position.ended].train.sample(torch.arange(4) + 4 * (job.position.step % 4))
         stage = job.position.step // 4
         own = plain_stream_loss(algorithm, tasks) / (stage + 1)
         if not stage:

@@ -28,6 +28,7 @@ def test_an_update_is_the_learners_the_optimizers_and_two_operations(tmp_path):
     trainer = Trainer(0, iterations=100, tasks=5, optimizer=adam, tensorboard=False)
     job = _Job(trainer, algorithm, stages, ContinualMethod(), RunFolder(tmp_path), "tests", ALONE)
     job._begin(0)
+    job.batches = job.feed.batches(stages[0].train, 0, 100)
     job._update()  # samples the tasks of the next ones, too, and makes the optimizer's moments
     optimizer = torch.optim.Adam(algorithm.parameters(), fused=True)
     episodes = stages[0].train.sample(torch.arange(5))

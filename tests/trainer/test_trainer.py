@@ -8,6 +8,7 @@ import pytest
 import torch
 from shared_out import made
 from streams import learner, method, stopped_and_resumed, stream
+from updates import update_of
 
 from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError, RangeError
@@ -222,7 +223,7 @@ def rates(monkeypatch):
     seen, own = [], _Job._update
 
     def update(job):
-        seen.append(job.optimizer.param_groups[0]["lr"])
+        seen.append(job.optimizer.torch.param_groups[0]["lr"])
         own(job)
 
     monkeypatch.setattr(_Job, "_update", update)
@@ -345,15 +346,27 @@ def test_a_validation_is_logged_with_its_interval_and_said(tmp_path, monkeypatch
     assert how == {"path": False, "steps": None, "ranks": ALONE}
 
 
-def test_an_update_that_was_taken_back_adds_nothing_to_a_part_of_the_loss(tmp_path):
+class Costly(ContinualMethod):
+    """Adds a loss and a penalty that are not finite."""
+
+    sees_tasks = True
+
+    def loss(self, algorithm, episodes):
+        return next(algorithm.parameters()).sum() * torch.nan
+
+    def penalty(self, algorithm):
+        return torch.tensor(torch.inf)
+
+
+def test_an_update_that_was_taken_back_adds_nothing_to_a_part_of_the_loss():
     data = stream("domain", stages=1)
-    trainer = Trainer(0, **NEEDED, nonfinite="skip", tensorboard=False)
-    job = _Job(trainer, learner(data), data.stages(CPU), ContinualMethod(), RunFolder(tmp_path), "tests", ALONE)
-    job.log.close()
-    job._add_part("penalty", torch.tensor(2.0))
-    job.guard.finite = torch.tensor(False)
-    job._add_part("penalty", torch.tensor(torch.nan))
-    assert job.part_sums == {"penalty": torch.tensor(2.0)}
+    algorithm = learner(data)
+    episodes = data.stages(CPU)[0].train.sample(torch.arange(4))
+    step = update_of(algorithm, Costly(), tasks=4, nonfinite="skip")(episodes)
+    assert [float(value) for value in step] == [0.0, 0.0, 0.0, 0.0]
+    step = update_of(algorithm, tasks=4, nonfinite="skip")(episodes)
+    assert (step.extra, step.penalty, bool(step.finite)) == (None, None, True)
+    assert float(step.loss) > 0
 
 
 def sines(path, scores, monkeypatch, **keys):
