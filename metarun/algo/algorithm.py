@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, Kind, TaskSpec
-from metarun.model.network import Network
+from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm, RunningStatistics, Statistics
 
 AT_ONCE = 20 * 2**20
@@ -111,18 +111,40 @@ class Algorithm(nn.Module, ABC):
         """Loss of each task, (T,): that of the queries after adaptation."""
         return task_losses(*self.answers(episodes))
 
-    def backward(self, episodes: Episodes) -> Tensor:
-        """Fill the gradients of the slow weights with those of the mean loss → the tasks' losses (T,), detached.
+    def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
+        """The tasks' losses (T,), and the outer gradients that are not gradients of these losses, (T, …) by weight of the network.
 
-        Where tasks have weights, the mean is weighted; the losses returned are as they are.
+        `backward` differentiates the losses with respect to all other parameters, if they have a graph. Override this where an
+        update is not the gradient of a loss (Reptile), or is computed in another way (iMAML).
+        """
+        return self.losses(episodes), {}
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        """Add the outer gradient, the mean over tasks, to the gradients of the slow weights → the tasks' losses (T,), detached.
+
+        Where tasks have weights, the mean is weighted; the losses returned are not.
         """
         losses = []
+        draws = torch.get_rng_state() if self.draws_once else None
         for part in episodes.split(self.chunk(episodes)):
-            loss = self.losses(part)
-            (weighted(loss, part).sum() / len(episodes)).backward()
+            if draws is not None:  # the gradient must not depend on how many tasks are processed at once
+                torch.set_rng_state(draws)
+            loss, given = self.gradients(part)
+            self.accumulate(loss, given, part, len(episodes))
             losses.append(loss.detach())
         self.write_statistics()
         return torch.cat(losses)
+
+    def accumulate(self, losses: Tensor, given: Weights, part: Episodes, tasks: int) -> None:
+        """Add what a chunk contributes to the mean gradient of all ``tasks`` tasks of an update; see `gradients`."""
+        weights = self.network.weights() if given else {}
+        own = {id(weights[name]) for name in given}
+        if losses.requires_grad or not given:
+            others = [w for w in self.parameters() if w.requires_grad and id(w) not in own] if given else None
+            (weighted(losses, part).sum() / tasks).backward(inputs=others)
+        for name, gradient in given.items():
+            w, mean = weights[name], weighted(gradient.detach(), part).sum(0) / tasks
+            w.grad = mean if w.grad is None else w.grad + mean
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         """Predictions after each step of `looks`, (looks, T, n, outputs); (1, T, n, outputs) for learners without steps."""

@@ -62,10 +62,10 @@ class FineTuner(GradientLearner):
         parts = zip(support.x.split(self.inner_batch, 1), support.y.split(self.inner_batch, 1), strict=True)
         return [Examples(x, y, support.ways) for x, y in parts]
 
-    def walk(self, support: Examples, steps: int | None = None, batches: Sequence[Examples] | None = None) -> Iterator[Adapted]:
+    def walk(self, support: Examples, steps: int | None = None) -> Iterator[Adapted]:
         if self.inner_batch is not None:
             steps = -(-support.x.shape[1] // self.inner_batch)
-        yield from super().walk(support, steps, batches)
+        yield from super().walk(support, steps)
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         return super().trajectory(support, x, steps) if self.inner_batch is None else Algorithm.trajectory(self, support, x)

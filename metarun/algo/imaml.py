@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import task_losses, weighted
-from metarun.algo.inner_loop import Adapted, Descent, GradientLearner, Rule, one_head
+from metarun.algo.algorithm import task_losses
+from metarun.algo.inner_loop import Descent, GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights
@@ -63,21 +63,9 @@ class IMAML(GradientLearner):
         away = sum((weights[name] - start.detach()).square().flatten(1).sum(1) for name, start in self.adapting().items())
         return super().support_losses(step, weights, support, norm) + self.proximal / 2 * away
 
-    def backward(self, episodes: Episodes) -> Tensor:
-        losses = []
-        for part in episodes.split(self.chunk(episodes)):
-            with torch.no_grad():
-                end = self.end(part.support)
-            gradients, found = self._implicit_gradient(end, part)
-            losses.append(found)
-            for name, w in self.adapting().items():
-                gradient = weighted(gradients[name], part).sum(0) / len(episodes)
-                w.grad = gradient if w.grad is None else w.grad + gradient
-        self.write_statistics()
-        return torch.cat(losses)
-
-    def _implicit_gradient(self, end: Adapted, episodes: Episodes) -> tuple[Weights, Tensor]:
-        """Outer gradient of each task, (T, …) by weight, and the query losses (T,)."""
+    def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
+        with torch.no_grad():
+            end = self.end(episodes.support)
         fast = {name: end.weights[name].detach().requires_grad_() for name in self.adapting()}
         weights = end.weights | fast
         state = self.with_statistics(end._replace(weights=weights))
@@ -91,7 +79,7 @@ class IMAML(GradientLearner):
             return [(1 + self.damping) * a + h / self.proximal for a, h in zip(v, curved, strict=True)]
 
         solved = conjugate_gradient(system, list(query), self.cg_steps)
-        return dict(zip(fast, solved, strict=True)), losses.detach()
+        return losses.detach(), dict(zip(fast, solved, strict=True))
 
 
 def conjugate_gradient(system: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], steps: int) -> list[Tensor]:

@@ -284,16 +284,16 @@ class GradientLearner(Algorithm):
         states = (state for state in self.walk(support, steps) if state.steps in looks)
         return torch.stack([self.predict(self.with_statistics(state), x) for state in states])
 
-    def end(self, support: Examples, steps: int | None = None, batches: Sequence[Examples] | None = None) -> Adapted:
-        """Where `walk` ends."""
-        for state in self.walk(support, steps, batches):
+    def end(self, support: Examples, steps: int | None = None) -> Adapted:
+        """The last state of `walk`."""
+        for state in self.walk(support, steps):
             last = state
         return last
 
-    def walk(self, support: Examples, steps: int | None = None, batches: Sequence[Examples] | None = None) -> Iterator[Adapted]:
-        """Each task after 0, 1, … ``steps`` inner steps (None: as in training) on ``batches`` (None: those of `batches`)."""
+    def walk(self, support: Examples, steps: int | None = None) -> Iterator[Adapted]:
+        """Each task after 0, 1, … ``steps`` inner steps (None: as in training)."""
         steps = self.inner_steps if steps is None else steps
-        batches = self.batches(support, steps) if batches is None else batches
+        batches = self.batches(support, steps)
         norms: dict[int, Norm] = {}
 
         def losses(step: int, weights: Weights) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import task_losses, weighted
+from metarun.algo.algorithm import task_losses
 from metarun.algo.inner_loop import Adam, Adapted, Descent, GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
-from metarun.model.network import NetworkFactory
+from metarun.model.network import NetworkFactory, Weights
 
 ReptileBatchNorm = Literal["transductive", "one_query", "support", "running"]
 
@@ -65,6 +65,9 @@ class Reptile(GradientLearner):
         self.gradient_scale = inner_lr * inner_steps  # θ − φ is the sum of the inner steps
         self.inner_lr, self.inner_batch, self.test_batch = inner_lr, inner_batch, test_batch
         self.inner_optimizer, self.beta1 = inner_optimizer, beta1
+        self._seconds: list[list[Tensor]] = []
+        """Second moments at the end of this update's tasks, summed over each chunk."""
+        self._tasks = 0
         self.register_buffer("count", torch.zeros(()))
         for i, w in enumerate(self.adapting().values() if inner_optimizer == "adam" else ()):
             self.register_buffer(f"second_{i}", torch.zeros_like(w))
@@ -80,36 +83,32 @@ class Reptile(GradientLearner):
         return Adam(self.inner_lr, self.beta1, seconds=(seconds, self.get_buffer("count")))
 
     def batches(self, support: Examples, steps: int) -> Sequence[Examples]:
-        return taken(support, self.minibatches(support.x.shape[1], steps))
-
-    def minibatches(self, count: int, steps: int) -> Sequence[Tensor | None]:
-        """The numbers of the support examples, of ``count``, that each inner step takes, drawn anew; None: all."""
+        count = support.x.shape[1]
         size = self.inner_batch if self.training else self.test_batch
         if size is None or size >= count:
-            return [None] * steps
+            return [support] * steps
         # A test draws the same whenever it is made; in training torch's own generator is a function of the update.
         generator = None if self.training else torch.Generator().manual_seed(0)
         shuffles = [torch.randperm(count, generator=generator) for _ in range(-(-steps * size // count))]
         order = torch.cat(shuffles)[: steps * size]
-        return list(order.split(size))
+        minibatches = (numbers.to(support.x.device, non_blocking=True) for numbers in order.split(size))
+        return [Examples(support.x[:, numbers], support.y[:, numbers], support.ways) for numbers in minibatches]
 
     @torch.no_grad()
-    def backward(self, episodes: Episodes) -> Tensor:
-        losses, seconds = [], []
-        # Drawn once an update: the gradient must not depend on how many tasks are taken at once.
-        minibatches = self.minibatches(episodes.support.x.shape[1], self.inner_steps)
-        for part in episodes.split(self.chunk(episodes)):
-            end = self.end(part.support, batches=taken(part.support, minibatches))
-            losses.append(task_losses(self.predict(self.with_statistics(end), part.query.x), part.query.y))
-            for name, w in self.adapting().items():
-                away = weighted(w - end.weights[name], part).sum(0) / len(episodes)
-                w.grad = away if w.grad is None else w.grad + away
-            seconds.append({name: end.carried[f"second.{name}"].sum(0) for name in self.adapting() if end.carried})
-        for i, name in enumerate(seconds[0]):
-            self.get_buffer(f"second_{i}").copy_(torch.stack([some[name] for some in seconds]).sum(0) / len(episodes))
+    def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
+        end, adapting = self.end(episodes.support), self.adapting()
+        losses = task_losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
+        self._seconds.append([end.carried[f"second.{name}"].sum(0) for name in adapting if end.carried])
+        self._tasks += len(episodes)
+        return losses, {name: w - end.weights[name] for name, w in adapting.items()}
+
+    @torch.no_grad()
+    def write_statistics(self) -> None:
+        super().write_statistics()
+        for i, sums in enumerate(zip(*self._seconds, strict=True)):
+            self.get_buffer(f"second_{i}").copy_(torch.stack(sums).sum(0) / self._tasks)
         self.get_buffer("count").add_(self.inner_steps)
-        self.write_statistics()
-        return torch.cat(losses)
+        self._seconds, self._tasks = [], 0
 
     def looks(self, steps: int) -> list[int]:
         # Each look at one query after the other puts the whole support set through the network once a query.
@@ -121,10 +120,3 @@ class Reptile(GradientLearner):
             return super().predict(state, x)
         passes = [self.network(state.weights, torch.cat([state.support.x, query], 1))[:, -1:] for query in x.split(1, 1)]
         return torch.cat(passes, 1)
-
-
-def taken(support: Examples, minibatches: Sequence[Tensor | None]) -> list[Examples]:
-    """The support examples with the numbers of each minibatch; None: all."""
-    x, y, ways = support
-    places = [None if numbers is None else numbers.to(x.device, non_blocking=True) for numbers in minibatches]
-    return [support if place is None else Examples(x[:, place], y[:, place], ways) for place in places]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from metarun.algo.algorithm import task_losses, weighted
+from metarun.algo.algorithm import task_losses
 from metarun.algo.inner_loop import Adapted, Descent, Rule, UnrolledLearner, one_head
 from metarun.algo.meta_features import count, meta_features
 from metarun.algo.metalearner import SetEncoder
@@ -195,41 +195,23 @@ class TaskEmbed(UnrolledLearner):
         return losses + self.metric_losses(episodes) if self.encoder == "similarity" else losses
 
     def backward(self, episodes: Episodes) -> Tensor:
-        """As of any learner; the metric loss is one of all tasks of the update, and not a sum over chunks.
+        """As for any learner, after the metric loss, which compares all tasks of the update and is not a sum over chunks.
 
         Raises:
             ConfigError: encoder=similarity is given one task.
         """
-        compared = None
-        if self.encoder == "similarity":
-            if len(episodes) == 1:
-                raise ConfigError(
-                    "algo.encoder=similarity: compares the tasks of an update, found one; set trainer.tasks to 2 or more"
-                )
-            compared = self.metric_losses(episodes)
-            (weighted(compared, episodes).sum() / len(episodes)).backward()
-        losses = []
-        for part in episodes.split(self.chunk(episodes)):
-            end = self.end(part.support)
-            loss = self._query_losses(part, end)
-            mean = weighted(loss, part).sum() / len(episodes)
-            if self.outer == "reptile":
-                self._reptile_gradients(mean, part, end, len(episodes))
-            else:
-                mean.backward()
-            losses.append(loss.detach())
-        self.write_statistics()
-        return torch.cat(losses) if compared is None else torch.cat(losses) + compared.detach()
+        if self.encoder != "similarity":
+            return super().backward(episodes)
+        if len(episodes) == 1:
+            raise ConfigError("algo.encoder=similarity: compares the tasks of an update, found one; set trainer.tasks to 2 or more")
+        compared = self.metric_losses(episodes)
+        self.accumulate(compared, {}, episodes, len(episodes))
+        return super().backward(episodes) + compared.detach()
 
-    def _reptile_gradients(self, mean: Tensor, part: Episodes, end: Adapted, tasks: int) -> None:
-        """Add those of a chunk: the way from its ends back for the initialisation, those of the loss ``mean`` for all the rest."""
-        own = self.adapting()
-        others = [w for name, w in self.named_parameters() if w.requires_grad and not name.startswith("network.")]
-        gradients = torch.autograd.grad(mean, others, allow_unused=True)
-        away = [weighted(w - end.weights[name], part).detach().sum(0) / tasks for name, w in own.items()]
-        for w, gradient in zip([*others, *own.values()], [*gradients, *away], strict=True):
-            if gradient is not None:
-                w.grad = gradient if w.grad is None else w.grad + gradient
+    def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
+        end = self.end(episodes.support)
+        away = {name: w - end.weights[name] for name, w in self.adapting().items()} if self.outer == "reptile" else {}
+        return self._query_losses(episodes, end), away
 
     def _query_losses(self, episodes: Episodes, end: Adapted) -> Tensor:
         """Query loss at the adapted weights, (T,)."""

@@ -101,6 +101,44 @@ def test_the_gradient_is_that_of_the_weighted_mean_loss(chunk):
     assert [tasks for tasks, _ in algorithm.asked] == {None: [3], 1: [1, 1, 1], 2: [2, 1], 5: [3]}[chunk]
 
 
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_gradients_that_are_given_are_averaged_and_the_others_are_those_of_the_loss(chunk):
+    class Pulled(Mean):
+        """Each weight of the network is pulled to 0, task t with force t; the factor descends the loss."""
+
+        def gradients(self, episodes):
+            force = episodes.context["force"]
+            return self.losses(episodes), {name: force.view(-1, *[1] * w.dim()) * w for name, w in self.network.weights().items()}
+
+    tasks = tasks_with(1.0, 0.0, 4.0)
+    tasks.context["force"] = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    algorithm, plain = Pulled(task_chunk=chunk).double(), Mean()
+    for _ in range(2):  # gradients add up, as those of torch do
+        losses = algorithm.backward(tasks)
+    plain.backward(tasks)
+    torch.testing.assert_close(losses, plain.losses(tasks).detach())
+    torch.testing.assert_close(algorithm.factor.grad, 2 * plain.factor.grad)
+    for w in algorithm.network.parameters():
+        torch.testing.assert_close(w.grad, 2 * (1 * 1 + 4 * 3) / 3 * w.detach())
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_what_is_drawn_once_is_drawn_alike_in_each_chunk(chunk):
+    class Drawing(Mean):
+        draws_once = True
+
+        def losses(self, episodes):
+            return torch.rand(()) * self.factor * torch.ones(len(episodes), dtype=torch.float64)
+
+    torch.manual_seed(3)
+    expected, after = 2 * torch.rand(()), torch.rand(())
+    algorithm, tasks = Drawing(task_chunk=chunk), regression(tasks=3)
+    torch.manual_seed(3)
+    losses = algorithm.backward(tasks)
+    torch.testing.assert_close(losses, expected.double().expand(3))
+    assert torch.equal(torch.rand(()), after)  # an update draws as much, whatever its chunks
+
+
 def test_predictions_with_and_without_their_path():
     tasks, algorithm = regression(), Mean()
     outputs = algorithm.outputs(tasks)
