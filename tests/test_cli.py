@@ -25,8 +25,8 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("outputs/**/results.json"))
 
 
-def test_help_names_every_group_and_choice_with_a_line(metarun):
-    out = metarun("--help").stdout
+def test_help_names_every_group_and_choice_with_a_line(here):
+    out = here("--help").stdout
     for title in GROUPS:
         group = title.lstrip("+")
         assert f"{title}=" in out
@@ -38,13 +38,13 @@ def test_help_names_every_group_and_choice_with_a_line(metarun):
     assert out.partition("Examples:")[2].count("\n  metarun ") == 4
 
 
-def test_the_command_line_imports_no_torch(metarun):
+def test_the_command_line_imports_no_torch():
     code = "import sys, metarun.cli, metarun.tracking, metarun.report.summary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_version(metarun):
-    assert metarun("--version").stdout == "metarun 0.1.0\n"
+def test_version(here):
+    assert here("--version").stdout == "metarun 0.1.0\n"
 
 
 @pytest.mark.parametrize(
@@ -106,46 +106,48 @@ def test_data_of_ones_own_must_state_the_kind_of_its_tasks(here):
     assert "inner_lr: 0.05" in here("data=mine", "--cfg", "job").stdout
 
 
-def test_default_run_and_again(metarun):
-    first = metarun(*SHORT).stdout
-    (folder,) = run_folders(metarun.folder)
+def test_default_run_and_again(metarun, here):
+    done = metarun(*SHORT)
+    assert done.stderr == ""  # no progress bar where stderr is no terminal
+    first = done.stdout
+    (folder,) = run_folders(here.folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["status"] == "finished"
     assert results["train"]["iterations"] == 20
     assert f"{results['test']['by_step'][5]['mean']:.3f}" in first
-    again = metarun(*SHORT).stdout
+    again = here(*SHORT).stdout
     assert "Already finished" in again
     assert first.splitlines()[-1] in again
-    restarted = metarun(*SHORT, "restart=true").stdout
+    restarted = here(*SHORT, "restart=true").stdout
     assert "Already" not in restarted
     assert json.loads((folder / "superseded/1/results.json").read_text()) == results
     assert json.loads((folder / "results.json").read_text())["test"] == results["test"]
 
 
-def test_a_sweep_runs_in_one_folder_and_goes_on_after_a_failure(metarun):
-    metarun("-m", "seed=0,1,2", *SHORT)
-    assert [path.name.partition("-")[2] for path in run_folders(metarun.folder)] == ["seed0", "seed1", "seed2"]
-    assert len({path.name.partition("-")[0] for path in run_folders(metarun.folder)}) == 1
-    done = metarun("-m", "algo.inner_lr=-1,0.02", *SHORT, status=1)
+def test_a_sweep_runs_in_one_folder_and_goes_on_after_a_failure(here):
+    here("-m", "seed=0,1,2", *SHORT)
+    assert [path.name.partition("-")[2] for path in run_folders(here.folder)] == ["seed0", "seed1", "seed2"]
+    assert len({path.name.partition("-")[0] for path in run_folders(here.folder)}) == 1
+    done = here("-m", "algo.inner_lr=-1,0.02", *SHORT, status=1)
     assert "metarun: 1 of 2 jobs failed; the first: algo.inner_lr=-1.0: expected a number above 0" in done.stderr
-    assert len(run_folders(metarun.folder)) == 5
+    assert len(run_folders(here.folder)) == 5
 
 
-def test_machine_keys_do_not_change_the_folder(metarun):
-    metarun(*SHORT)
-    assert "Already finished" in metarun(*SHORT, "trainer.threads=2", "trainer.checkpoint_every=1").stdout
-    assert len(run_folders(metarun.folder)) == 1
+def test_machine_keys_do_not_change_the_folder(here):
+    here(*SHORT)
+    assert "Already finished" in here(*SHORT, "trainer.threads=2", "trainer.checkpoint_every=1").stdout
+    assert len(run_folders(here.folder)) == 1
 
 
-def test_a_folder_of_the_users_own_is_obeyed(metarun):
-    metarun("hydra.run.dir=here", *SHORT)
-    assert (metarun.folder / "here/results.json").is_file()
-    assert "Already finished" in metarun("hydra.run.dir=here", *SHORT).stdout
+def test_a_folder_of_the_users_own_is_obeyed(here):
+    here("hydra.run.dir=here", *SHORT)
+    assert (here.folder / "here/results.json").is_file()
+    assert "Already finished" in here("hydra.run.dir=here", *SHORT).stdout
 
 
-def test_a_users_own_algorithm_and_module(metarun):
+def test_a_users_own_algorithm_and_module(here):
     """A class in a package of the user's, a YAML in `conf/`, and nothing of metarun's touched."""
-    package = metarun.folder / "mine"
+    package = here.folder / "mine"
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "learner.py").write_text(
@@ -159,37 +161,33 @@ def test_a_users_own_algorithm_and_module(metarun):
         "    def __init__(self, input_shape, outputs, width: int) -> None:\n"
         "        super().__init__(nn.Linear(*input_shape, width), nn.Tanh(), nn.Linear(width, outputs))\n"
     )
-    (metarun.folder / "conf/algo").mkdir(parents=True)
-    (metarun.folder / "conf/model").mkdir()
-    (metarun.folder / "conf/algo/mine.yaml").write_text("# Mine\n_target_: mine.learner.Mine\ninner_lr: 0.02\nfactor: 0.5\n")
-    (metarun.folder / "conf/model/net.yaml").write_text("# A net\n_target_: mine.learner.Net\nwidth: 8\n")
-    metarun("algo=mine", "model=net", *SHORT)
-    (folder,) = run_folders(metarun.folder)
+    (here.folder / "conf/algo").mkdir(parents=True)
+    (here.folder / "conf/model").mkdir()
+    (here.folder / "conf/algo/mine.yaml").write_text("# Mine\n_target_: mine.learner.Mine\ninner_lr: 0.02\nfactor: 0.5\n")
+    (here.folder / "conf/model/net.yaml").write_text("# A net\n_target_: mine.learner.Net\nwidth: 8\n")
+    here("algo=mine", "model=net", *SHORT)
+    (folder,) = run_folders(here.folder)
     results = json.loads((folder / "results.json").read_text())
     assert (results["algo"], results["model"]) == ("mine", "net")
     assert len(results["test"]["by_step"]) == 3
-    assert "other code" not in metarun("algo=mine", "model=net", *SHORT).stdout
+    assert "other code" not in here("algo=mine", "model=net", *SHORT).stdout
     with (package / "learner.py").open("a") as file:
         file.write("# changed\n")
-    assert "made by other code" in metarun("algo=mine", "model=net", *SHORT).stdout
-    assert "  mine " in metarun("--help").stdout
-    assert "algo.factr: no such key; did you mean factor?" in metarun("algo=mine", "algo.factr=1", status=2).stderr
-    (metarun.folder / "conf/algo/maml.yaml").write_text("# Not seen\n")
-    assert "give yours another name" in metarun(status=2).stderr
+    assert "made by other code" in here("algo=mine", "model=net", *SHORT).stdout
+    assert "  mine " in here("--help").stdout
+    assert "algo.factr: no such key; did you mean factor?" in here("algo=mine", "algo.factr=1", status=2).stderr
+    (here.folder / "conf/algo/maml.yaml").write_text("# Not seen\n")
+    assert "give yours another name" in here(status=2).stderr
 
 
-def test_another_config_folder(metarun):
-    (metarun.folder / "elsewhere/algo").mkdir(parents=True)
+def test_another_config_folder(here):
+    (here.folder / "elsewhere/algo").mkdir(parents=True)
     text = "# Steeper\ndefaults: [maml]\ninner_lr: 0.05\n"
-    (metarun.folder / "elsewhere/algo/steep.yaml").write_text(text)
-    metarun("--config-dir", "elsewhere", "algo=steep", *SHORT)
-    (folder,) = run_folders(metarun.folder)
+    (here.folder / "elsewhere/algo/steep.yaml").write_text(text)
+    here("--config-dir", "elsewhere", "algo=steep", *SHORT)
+    (folder,) = run_folders(here.folder)
     assert json.loads((folder / "results.json").read_text())["algo"] == "steep"
-    assert "  steep " in metarun("--help", "--config-dir", "elsewhere").stdout
-
-
-def test_progress_is_silent_where_stderr_is_no_terminal(metarun):
-    assert metarun(*SHORT).stderr == ""
+    assert "  steep " in here("--help", "--config-dir", "elsewhere").stdout
 
 
 def test_a_list_of_methods():
@@ -199,22 +197,22 @@ def test_a_list_of_methods():
     assert methods({"algo": "maml", "cl@cl.also.agem": "agem", "cl": "ewc"}) == "ewc+agem"
 
 
-def test_methods_combine(metarun):
-    metarun("cl=[replay,ewc]", "data.stages=2", "cl.size=7", "cl.also.ewc.strength=3", "cl.also.ewc.samples=20", *SHORT)
-    (folder,) = run_folders(metarun.folder)
+def test_methods_combine(here):
+    here("cl=[replay,ewc]", "data.stages=2", "cl.size=7", "cl.also.ewc.strength=3", "cl.also.ewc.samples=20", *SHORT)
+    (folder,) = run_folders(here.folder)
     assert folder.parent.name == "maml-sine-replay+ewc"
     results = json.loads((folder / "results.json").read_text())
     assert results["cl"] == "replay+ewc"
     assert results["continual"]["options"]["also"]["ewc"]["strength"] == 3
-    line = metarun("cl=[replay,ewc]", "cl.also.ewc.strngth=3", status=2).stderr
+    line = here("cl=[replay,ewc]", "cl.also.ewc.strngth=3", status=2).stderr
     assert line == "metarun: cl.also.ewc.strngth: no such key; did you mean strength?\n"
-    assert metarun("reference=nowhere", "data.stages=2", *SHORT, status=2).stderr.startswith("metarun: reference=nowhere: expected")
+    assert here("reference=nowhere", "data.stages=2", *SHORT, status=2).stderr.startswith("metarun: reference=nowhere: expected")
 
 
-def test_a_continual_method_gets_the_datas_default_stages(metarun):
-    (metarun.folder / "conf/cl").mkdir(parents=True)
-    (metarun.folder / "conf/cl/counting.yaml").write_text("# Counts stages\n_target_: counting.Counting\n")
-    (metarun.folder / "counting.py").write_text(
+def test_a_continual_method_gets_the_datas_default_stages(here):
+    (here.folder / "conf/cl").mkdir(parents=True)
+    (here.folder / "conf/cl/counting.yaml").write_text("# Counts stages\n_target_: counting.Counting\n")
+    (here.folder / "counting.py").write_text(
         "from metarun.cl.method import ContinualMethod\n"
         "class Counting(ContinualMethod):\n"
         "    ended = 0\n"
@@ -222,11 +220,11 @@ def test_a_continual_method_gets_the_datas_default_stages(metarun):
         "        self.ended += 1\n"
         "        print(f'ended {self.ended}: {stage.name}')\n"
     )
-    out = metarun("cl=counting", *SHORT).stdout
+    out = here("cl=counting", *SHORT).stdout
     assert "data.stages=4: continual learning needs stages" in out
     assert "ended 4: phase 2.36-3.14" in out
-    assert [path.parent.name for path in run_folders(metarun.folder)] == ["maml-sine-counting"]
-    assert "ended 2" in metarun("cl=counting", "data.stages=2", *SHORT).stdout
+    assert [path.parent.name for path in run_folders(here.folder)] == ["maml-sine-counting"]
+    assert "ended 2" in here("cl=counting", "data.stages=2", *SHORT).stdout
 
 
 DAMAGED = {
@@ -239,14 +237,14 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("data", DAMAGED)
-def test_damaged_data_is_one_line_and_nothing_is_lost(metarun, data):
+def test_damaged_data_is_one_line_and_nothing_is_lost(here, monkeypatch, data):
     name, content, message = DAMAGED[data]
-    path = metarun.folder / "data" / name
+    path = here.folder / "data" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    metarun.environment["METARUN_CACHE"] = str(metarun.folder / "cache")
-    done = metarun("algo=protonet", f"data={data}", "data.root=data", *SHORT, status=2)
+    monkeypatch.setenv("METARUN_CACHE", str(here.folder / "cache"))
+    done = here("algo=protonet", f"data={data}", "data.root=data", *SHORT, status=2)
     assert done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
     assert path.read_bytes() == content
-    assert not list((metarun.folder / "cache").rglob("*.np?"))
+    assert not list((here.folder / "cache").rglob("*.np?"))

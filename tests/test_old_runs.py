@@ -59,8 +59,8 @@ def test_a_key_that_came_later_leaves_the_folders_name(node, key):
     assert cli.run_name(_root_=now) != cli.run_name(_root_=changed)
 
 
-def test_it_is_shown_by_its_command(metarun, old):
-    done = metarun(*SAID)
+def test_it_is_shown_by_its_command(here, old):
+    done = here(*SAID)
     assert "Already finished" in done.stdout
     assert "made by other code" in done.stdout
     assert f"{finished(old)[1]['test']['mse']['mean']:.3f}" in done.stdout

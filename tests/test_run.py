@@ -48,14 +48,14 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(metarun, number, sta
     assert f"stopped at update {step} of 100000" in err
 
 
-def test_results_hold_what_the_contract_says(metarun):
-    metarun(*RUN, "trainer.iterations=200", "trainer.paper_tasks=10", "algo.test_steps=3", "seed=4")
-    found = results(metarun.folder)
+def test_results_hold_what_the_contract_says(here):
+    here(*RUN, "trainer.iterations=200", "trainer.paper_tasks=10", "algo.test_steps=3", "seed=4")
+    found = results(here.folder)
     assert found["schema"] == 2
     assert [found[key] for key in ("algo", "data", "cl", "model", "seed")] == ["maml", "sine", "none", "mlp", 4]
     assert found["continual"] is None
     assert set(found["test"]["mse"]) == {"mean", "ci95", "n_tasks", "n_nonfinite", "median"}
-    scores = np.load(metarun.folder / "run/test.npz")["scores"]
+    scores = np.load(here.folder / "run/test.npz")["scores"]
     assert scores.shape == (1, 4, 50)
     for row, expected in zip(found["test"]["by_step"], scores[0], strict=True):
         assert row["mean"] == pytest.approx(expected.mean())
@@ -71,46 +71,46 @@ def test_results_hold_what_the_contract_says(metarun):
     }
     assert found["environment"]["torch"] == torch.__version__
     assert set(found["environment"]) == {"device", "torch", "metarun", "git", "source", "threads", "ranks"}
-    assert list((metarun.folder / "run").glob("events.out.tfevents.*"))
-    lines = [json.loads(line) for line in (metarun.folder / "run/metrics.jsonl").read_text().splitlines()]
+    assert list((here.folder / "run").glob("events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (here.folder / "run/metrics.jsonl").read_text().splitlines()]
     assert {"train/loss", "time/tasks_per_second"} <= set(lines[0])
 
 
-def test_stages_fill_the_matrix(metarun):
-    metarun(*RUN, "trainer.iterations=150", "data.stages=4", "trainer.figures=true")
-    found = results(metarun.folder)["continual"]
+def test_stages_fill_the_matrix(here):
+    here(*RUN, "trainer.iterations=150", "data.stages=4", "trainer.figures=true")
+    found = results(here.folder)["continual"]
     R = np.array(found["R"])
     assert R.shape == (5, 4)
     assert found["acc"] == pytest.approx(-R[4].mean())
     assert found["bwt"] == pytest.approx(-np.mean([R[4, j] - R[j + 1, j] for j in range(3)]))
-    assert results(metarun.folder)["test"]["mse"]["mean"] == pytest.approx(R[4].mean())
-    pictures = {path.name for path in (metarun.folder / "run/figures").iterdir()}
+    assert results(here.folder)["test"]["mse"]["mean"] == pytest.approx(R[4].mean())
+    pictures = {path.name for path in (here.folder / "run/figures").iterdir()}
     assert pictures == {"R.png", "adaptation.png", "fits.png", "learning.png", "stages.png"}
 
 
-def test_divergence_keeps_the_last_good_checkpoint(metarun):
+def test_divergence_keeps_the_last_good_checkpoint(here):
     keys = (*RUN, "trainer.iterations=500", "trainer.optimizer.lr=1e30", "trainer.log_every=10")
-    done = metarun(*keys, status=1)
+    done = here(*keys, status=1)
     assert done.stderr.count("\n") == 1
     assert "loss is" in done.stderr or "weight is not finite" in done.stderr
-    assert results(metarun.folder)["status"] == "diverged"
-    assert all(bool(w.isfinite().all()) for w in weights(metarun.folder).values())
-    again = metarun(*keys, status=1)
+    assert results(here.folder)["status"] == "diverged"
+    assert all(bool(w.isfinite().all()) for w in weights(here.folder).values())
+    again = here(*keys, status=1)
     assert "Already diverged" in again.stdout
     assert "restart=true" in again.stderr
 
 
-def test_a_checkpoint_of_other_code_is_not_continued_silently(metarun):
-    keys = (*RUN, "trainer.iterations=50000")
-    process = metarun.start(*keys)
-    kill_when(process, metarun.folder / "run/metrics.jsonl", 200)
-    path = metarun.folder / "run/checkpoints/last.pt"
+def test_a_checkpoint_of_other_code_is_not_continued_silently(here):
+    keys = (*RUN, "trainer.iterations=50")
+    here(*keys)
+    path = here.folder / "run/checkpoints/last.pt"
     torch.save({**torch.load(path, weights_only=True), "source": "other"}, path)
-    assert "begun by other code" in metarun(*keys, status=2).stderr
-    process = metarun.start(*keys, "any_code=true")
-    kill_when(process, metarun.folder / "run/metrics.jsonl", 400)
+    (here.folder / "run/results.json").unlink()  # as if killed before its test
+    assert "begun by other code" in here(*keys, status=2).stderr
+    here(*keys, "any_code=true")
+    assert results(here.folder)["train"]["resumed_at"] == [50]
 
 
-def test_bfloat16_and_first_order_train(metarun):
-    metarun(*RUN, "algo=fomaml", "trainer.precision=bfloat16", "trainer.iterations=30")
-    assert results(metarun.folder)["status"] == "finished"
+def test_bfloat16_and_first_order_train(here):
+    here(*RUN, "algo=fomaml", "trainer.precision=bfloat16", "trainer.iterations=30")
+    assert results(here.folder)["status"] == "finished"

@@ -89,26 +89,26 @@ def test_a_watch_counts_and_a_job_that_vanished_has_failed(tmp_path, monkeypatch
         check(jobs)
 
 
-def test_a_failure_stops_no_other_job_and_the_same_sweep_does_what_is_missing(metarun):
+def test_a_failure_stops_no_other_job_and_the_same_sweep_does_what_is_missing(here):
     """One job is a user's mistake, one a bug, one diverges; the fourth is finished, and shown the second time."""
-    (metarun.folder / "broken.py").write_text(
+    (here.folder / "broken.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Module):\n"
         "    def __init__(self, shape, outputs, widths: object, init: object, std: object):\n"
         "        raise KeyError('oh')\n"
     )
     nets = "model._target_=metarun.model.mlp.MLP,broken.Net"
-    done = metarun("-m", nets, "trainer.optimizer.lr=0.001,1e30", *SHORT, status=1)
+    done = here("-m", nets, "trainer.optimizer.lr=0.001,1e30", *SHORT, status=1)
     assert done.stderr.splitlines()[-1].startswith("metarun: 3 of 4 jobs failed; the first: ")
     assert "sweep: 4 of 4 done, 0 running, 3 failed" in done.stderr
     assert done.stdout.splitlines()[-1] == "2 failed, 1 finished, 1 diverged"
-    logs = [path.parent / "metarun.log" for path in metarun.folder.glob("outputs/**/results.json")]
+    logs = [path.parent / "metarun.log" for path in here.folder.glob("outputs/**/results.json")]
     assert sum("KeyError: 'oh'" in log.read_text() and "Traceback" in log.read_text() for log in logs) == 2
-    again = metarun("-m", nets, "trainer.optimizer.lr=0.001,1e30", *SHORT, status=1)
+    again = here("-m", nets, "trainer.optimizer.lr=0.001,1e30", *SHORT, status=1)
     assert again.stdout.splitlines()[-1] == "2 skipped, 2 failed"
 
 
-def test_a_stopped_sweep_says_so_and_goes_on(metarun):
+def test_a_stopped_sweep_says_so_and_goes_on(metarun, here):
     keys = ("-m", "seed=0,1", "trainer.iterations=1500", *SHORT[1:])
     process = metarun.start(*keys)
     deadline = time.monotonic() + 60
@@ -123,11 +123,11 @@ def test_a_stopped_sweep_says_so_and_goes_on(metarun):
     assert out.splitlines()[-1] == "1 interrupted, 1 waiting"
     assert "stopped at update" in err.splitlines()[-1]
     assert len(list(metarun.folder.glob("outputs/**/last.pt"))) == 1
-    assert "resumed at update" in metarun("-m", "seed=0", *keys[2:]).stdout
+    assert "resumed at update" in here("-m", "seed=0", *keys[2:]).stdout
 
 
-def test_a_list_of_grids_is_one_sweep_with_each_job_once(metarun):
-    table = metarun.folder / "conf/table/mine.yaml"
+def test_a_list_of_grids_is_one_sweep_with_each_job_once(here):
+    table = here.folder / "conf/table/mine.yaml"
     table.parent.mkdir(parents=True)
     grids = [
         {"seed": "0,1", "data.train_shots": None},
@@ -135,7 +135,7 @@ def test_a_list_of_grids_is_one_sweep_with_each_job_once(metarun):
         {"seed": 1},
     ]
     table.write_text("# @package _global_\nhydra:\n  sweeper:\n    params: " + json.dumps(grids) + "\n")
-    done = metarun("-m", "+table=mine", "data.train_shots=null", *SHORT)
+    done = here("-m", "+table=mine", "data.train_shots=null", *SHORT)
     rows = [line.split("  finished")[0].strip() for line in done.stdout.splitlines() if line.startswith("seed=")]
     assert rows == ["seed=0", "seed=1", "seed=1 algo.inner_lr=0.02", "seed=2 algo.inner_lr=0.02"]
 

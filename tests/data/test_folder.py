@@ -130,9 +130,9 @@ def test_mistakes_are_named(root, tmp_path, monkeypatch, mistake):
 
 
 @pytest.mark.slow
-def test_whole_runs(root, metarun):
+def test_whole_runs(root, here):
     short = ("trainer.iterations=2", "trainer.test_tasks=4", "trainer.figures=false", "model.filters=4")
     keys = ("data=folder", f"data.path={root}", "data.size=16", "data.ways=2", "data.queries=3", *short)
-    metarun("algo=protonet", *keys)
-    metarun("algo=maml", *keys)
-    assert metarun("data=folder", *short, status=2).stderr == "metarun: data.path: missing; give it as data.path=VALUE\n"
+    here("algo=protonet", *keys)
+    here("algo=maml", *keys)
+    assert here("data=folder", *short, status=2).stderr == "metarun: data.path: missing; give it as data.path=VALUE\n"

@@ -33,11 +33,11 @@ def ridge_error(data: Linear, tasks: int) -> float:
     return float(np.mean(errors))
 
 
-def test_maml_is_near_ridge_regression_after_one_step(metarun):
+def test_maml_is_near_ridge_regression_after_one_step(here):
     """A linear model that takes one step, against the best linear estimate from the same 10 points."""
     keys = ("trainer.iterations=3000", "trainer.figures=false", "trainer.tensorboard=false", "hydra.run.dir=run")
     data = ("data=linear", "data.noise=1.0", "data.x=[-1.7,1.7]", "model.widths=[]")
-    metarun("algo=maml", "algo.inner_lr=0.4", "algo.test_steps=1", *data, *keys)
-    found = json.loads((metarun.folder / "run/results.json").read_text())
+    here("algo=maml", "algo.inner_lr=0.4", "algo.test_steps=1", *data, *keys)
+    found = json.loads((here.folder / "run/results.json").read_text())
     error = found["test"]["by_step"][1]["mean"]
     assert error < 1.2 * ridge_error(Linear(0, noise=1.0, x=(-1.7, 1.7)), 1000)

@@ -135,7 +135,7 @@ def test_streams(real):
         real(stages=11, ways=2)
 
 
-def test_a_stream_of_stages_trains(real, metarun, data_root):
+def test_a_stream_of_stages_trains(real, here, data_root):
     keys = ("trainer.iterations=2", "trainer.test_tasks=4", "trainer.figures=false", "model.filters=4", "hydra.run.dir=run")
-    out = metarun("algo=protonet", "data=mnist", f"data.root={data_root}", "data.stages=5", "data.ways=2", *keys).stdout
+    out = here("algo=protonet", "data=mnist", f"data.root={data_root}", "data.stages=5", "data.ways=2", *keys).stdout
     assert "over 5 stages" in out
