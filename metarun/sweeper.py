@@ -53,7 +53,7 @@ class Sweeper(sweeper.Sweeper):
 
         with modules_in(folder_of(self.config.hydra)):
             if launched() is not None:
-                raise ConfigError("torchrun: shares out one run; sweep without it, or start each run under it")
+                raise ConfigError("torchrun: divides one run; sweep without it, or start each run under it")
             setup_globals()
             with replacing(Path(self.config.hydra.sweep.dir) / "multirun.yaml") as file:
                 file.write(OmegaConf.to_yaml(self.config).encode())

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from numpy.typing import ArrayLike, NDArray
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,13 +16,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
+from metarun.choices import compose
 from metarun.cl.method import ContinualMethod
-from metarun.config import CONFIGS, LATER, ConfigError, check_own_keys, digest, nearest
+from metarun.config import LATER, ConfigError, check_own_keys, digest, nearest
 from metarun.data import provenance
 from metarun.data.images import ImageData, to_shape
 from metarun.data.source import Data, Stage
 from metarun.declared import check_names
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.mistakes import in_one_line
 from metarun.model.network import Weights
 from metarun.report.summary import describe, figure
 from metarun.rng import derive
@@ -171,8 +172,9 @@ def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
         ConfigError: no finished run, overrides that do not suit it, or test images that the run was trained on.
     """
     learner = Learner(run)
-    config, choice = changed(learner, overrides)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
+    with in_one_line(overrides):
+        config, choice = changed(learner, overrides)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
     folder = RunFolder(learner.folder.path / "eval" / digest(plain, keep=("seed",)))
     results = folder.results()
     if results is None:
@@ -200,8 +202,7 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
     for override in parsed:
         if override.key_or_group == "data":
             choice = str(override.value())
-            with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-                other = compose("config", [f"data={choice}"]).data
+            other = compose([f"data={choice}"]).data
             with open_dict(config):
                 config.data = OmegaConf.merge(
                     other, {key: config.data[key] for key in SHAPE if key in config.data and key in other}

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from metarun.cli import CONFIGS, GROUPS, headline, methods, spread
+from metarun.choices import methods, spread
+from metarun.config import CONFIGS
+from metarun.help import GROUPS, headline
 
 SHORT = ("trainer.iterations=20", "trainer.test_tasks=20", "trainer.figures=false", "trainer.tensorboard=false")
 
@@ -55,14 +57,21 @@ def test_version(here):
         (["+paper=maml_sine"], "paper=maml_sine: no such choice; did you mean maml_sine_5shot?"),
         (["algo.inner_lrr=1"], "algo.inner_lrr: no such key; did you mean inner_lr?"),
         (["+algo.new=1"], "algo.new: no such key"),
-        (["trainer.optimizer.lrr=1"], "trainer.optimizer.lrr: no such key"),
+        (["trainer.optimizer.lrr=1"], "trainer.optimizer.lrr: no such key; did you mean lr?\n"),
+        (
+            ["trainer.optimizer.eps=1"],
+            "trainer.optimizer.eps: no such key (choose from lr); another argument of Adam is added by +trainer.optimizer.eps=",
+        ),
+        (["paper=maml_sine_5shot"], "paper: not in the default configuration; use +paper=CHOICE\n"),
+        (["papers=maml_sine_5shot"], "papers: no such key; did you mean paper?\n"),
+        (["+search=inner_lr"], "+search needs multirun: add -m\n"),
         (["alg=maml"], "alg: no such key; did you mean algo?"),
         (["sead=1"], "sead: no such key; did you mean seed?"),
         (["algo.inner_lr=abc"], "algo.inner_lr=abc: expected float"),
         (["algo.inner_lr=-1"], "algo.inner_lr=-1.0: expected a number above 0"),
         (["algo.inner_lr=null"], "algo.inner_lr=None: expected float"),
         (["trainer.device=gpu"], "trainer.device=gpu: expected auto, or a device"),
-        (["data.ways=5"], "data.ways: no such key"),
+        (["data.ways=5"], "data.ways: no such key (choose from amplitude, frequency, noise, phase, queries, shots, stage_by,"),
         (["data.shots=0"], "data.shots=0: expected 1 or more"),
         (["trainer.iterations=1.5"], "trainer.iterations=1.5: expected int"),
         (["model=conv4"], "model=conv4: expected images"),

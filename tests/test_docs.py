@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from metarun import cli
+from metarun import choices, cli
 from metarun.config import CONFIGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -29,7 +29,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def first_values(arguments: list[str]) -> list[str]:
     """Overrides with the first of the values that each sweeps over."""
-    parsed = OverridesParser.create().parse_overrides(cli.spread(arguments))
+    parsed = OverridesParser.create().parse_overrides(choices.spread(arguments))
     search = any(override.key_or_group == "search" for override in parsed)
     single = (f"{o.get_key_element()}={next(o.sweep_string_iterator())}" for o in parsed if o.is_discrete_sweep())
     plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from runs import assert_same, run_in, weights
 
-from metarun.cli import what_to_say
 from metarun.config import ConfigError
+from metarun.mistakes import line_and_status
 from metarun.signals import Interrupted
 from metarun.tracking import RunFolder
 from metarun.trainer.trainer import _Job
@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(whole, n
         patch.setattr(write, full)
         with pytest.raises(OSError, match="No space left on device") as caught:
             run_in(path, *KEYS)
-    line, status = what_to_say(caught.value, [])
+    line, status = line_and_status(caught.value, [])
     assert status == 2
     assert line.endswith("No space left on device")
     assert "\n" not in line

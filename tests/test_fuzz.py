@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from metarun import cli
+from metarun import choices
 from metarun.config import CONFIGS
 from metarun.run import run
 from metarun.tracking import flat
@@ -191,7 +191,7 @@ def overrides(draw) -> str:
 @cache
 def keys_of(base: str) -> list[str]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return sorted(flat(OmegaConf.to_container(compose("config", cli.spread(base.split())), resolve=False)))
+        return sorted(flat(OmegaConf.to_container(compose("config", choices.spread(base.split())), resolve=False)))
 
 
 @st.composite

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from runs import run_in, weights
 
 import metarun
-from metarun import cli
+from metarun import choices
 from metarun.config import CONFIGS, LATER
 from metarun.report import page
 from metarun.report.runs import collect
@@ -41,7 +41,7 @@ def test_its_command_finds_it(old):
     """New keys, at the values that are as before, have not changed the folder's name."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = compose("config", SAID, return_hydra_config=True)
-    assert cli.run_name(_root_=config) == str(finished(old)[0].relative_to(old))
+    assert choices.run_name(_root_=config) == str(finished(old)[0].relative_to(old))
 
 
 @pytest.mark.parametrize(("node", "key"), [(node, key) for node, keys in LATER.items() for key in keys])
@@ -55,8 +55,8 @@ def test_a_key_that_came_later_leaves_the_folders_name(node, key):
         OmegaConf.set_struct(config, False)
     del OmegaConf.select(before, ".".join(path))[last]
     OmegaConf.select(changed, ".".join(path))[last] = "else"
-    assert cli.run_name(_root_=now) == cli.run_name(_root_=before)
-    assert cli.run_name(_root_=now) != cli.run_name(_root_=changed)
+    assert choices.run_name(_root_=now) == choices.run_name(_root_=before)
+    assert choices.run_name(_root_=now) != choices.run_name(_root_=changed)
 
 
 def test_it_is_shown_by_its_command(here, old):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import metarun
-from metarun.cli import spread
+from metarun.choices import spread
 from metarun.config import CONFIGS, ConfigError
 from metarun.data.folder import Folder
 from metarun.run import run
@@ -299,3 +299,29 @@ def test_a_run_says_when_its_own_test_has_training_images(tmp_path, images, capl
         patch.setattr(Folder, "members", lambda data, split: members(data, "train"))
         trained(tmp_path / "run", "protonet", "folder", f"data.path={path}", *size, "model.filters=4", "trainer.iterations=2")
     assert "Not a test on unseen classes: 6 of the 6 test classes (36 of 36 images)" in caplog.text
+
+
+def test_python_alone_finds_the_users_choices_and_says_mistakes_in_one_line(sine):
+    """In a process of its own, as `metarun.cli` must not have been imported."""
+    folder = sine.parent
+    (folder / "conf/data").mkdir(parents=True)
+    (folder / "conf/data/loud.yaml").write_text("# Loud waves\ndefaults: [sine]\nnoise: 0.5\n")
+    code = (
+        "import sys\n"
+        "from metarun.config import ConfigError\n"
+        "from metarun.use import evaluate\n"
+        f"evaluate({sine.name!r}, ['data=loud', 'trainer.test_tasks=3'])\n"
+        "for override in ('data=lod', 'data.noise=[1', 'data.noise=${nowhere}'):\n"
+        "    try:\n"
+        f"        evaluate({sine.name!r}, [override])\n"
+        "    except ConfigError as error:\n"
+        "        print(error)\n"
+        "assert 'metarun.cli' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[:2] == [
+        "data=lod: no such choice; did you mean loud?",
+        "data.noise=[1: not an override; write KEY=VALUE, GROUP=CHOICE or +KEY=VALUE",
+    ]
+    assert len(done.stdout.splitlines()) == 3

@@ -11,6 +11,7 @@ import numpy as np
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from metarun.choices import methods
 from metarun.config import ConfigError
 from metarun.search.options import Options
 from metarun.search.space import Dimension
@@ -81,7 +82,6 @@ def name_of(config: DictConfig, space: Sequence[Dimension]) -> str:
 
 def warm_start(config: DictConfig, options: Options, space: Sequence[Dimension]) -> list[dict[str, Any]]:
     """What to try first, from earlier runs on tasks similar to those of ``config``."""
-    from metarun.cli import methods
     from metarun.run import features_of
     from metarun.search.experience import experience, proposals
 

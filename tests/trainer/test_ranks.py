@@ -103,9 +103,9 @@ def test_several_processes_are_told_by_the_environment(monkeypatch):
 
 def test_what_is_no_training_of_one_run_is_refused(metarun):
     metarun.environment |= environment(0, 2, 1234)
-    assert "torchrun: shares out one run" in metarun("-m", "seed=0,1", status=2).stderr
+    assert "torchrun: divides one run" in metarun("-m", "seed=0,1", status=2).stderr
     refused = metarun("show", "data=sine", status=2).stderr
-    assert refused == "metarun: torchrun: shares out the training of one run; say metarun show without it\n"
+    assert refused == "metarun: torchrun: divides the training of one run; use metarun show without it\n"
     metarun.environment |= environment(1, 2, 1234)
     assert metarun("show", "data=sine", status=2).stderr == ""  # one process speaks
     assert not any(metarun.folder.iterdir())
