@@ -22,10 +22,10 @@ from metarun.algo.algorithm import Algorithm
 from metarun.algo.oml import lengths
 from metarun.algo.task_features import task_features
 from metarun.build import build
+from metarun.cl.composite import CompositeMethod
 from metarun.cl.method import ContinualMethod, check_declared
 from metarun.cl.metrics import stream_metrics
 from metarun.cl.reference import joint_scores
-from metarun.cl.several import Several
 from metarun.config import ConfigError, check_own_keys
 from metarun.data import provenance
 from metarun.data.source import Data, Stage
@@ -213,7 +213,7 @@ def build_data(config: DictConfig, method: ContinualMethod) -> Data:
 def wants_stages(config: DictConfig, method: ContinualMethod) -> str | None:
     """The key that makes no sense without stages, with its value; None: nothing asks for them."""
     if type(method) is not ContinualMethod:
-        methods = method.methods if isinstance(method, Several) else [method]
+        methods = method.methods if isinstance(method, CompositeMethod) else [method]
         return f"cl: {'+'.join(type(one).__name__ for one in methods)}"
     if config.trainer.switch is not None:
         return f"trainer.switch={config.trainer.switch}"
@@ -251,7 +251,7 @@ def build_method(node: DictConfig) -> ContinualMethod:
         methods[f"cl.also.{name}"] = build(other, key=f"cl.also.{name}", kind=ContinualMethod)
     for method in methods.values():
         check_declared(method)
-    return Several(list(methods.values())) if len(methods) > 1 else methods["cl"]
+    return CompositeMethod(list(methods.values())) if len(methods) > 1 else methods["cl"]
 
 
 def with_stages(config: DictConfig, method: ContinualMethod) -> DictConfig:

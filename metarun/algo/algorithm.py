@@ -40,11 +40,14 @@ class Algorithm(nn.Module, ABC):
     Attributes:
         kinds: the kinds of task it can learn.
         adapts: whether it learns from support sets; one that does not is for classes (or a function) that all tasks share.
-        steps: inner steps of a test, which looks after each of `looks`; None: it looks at the end of adaptation alone.
+        steps: inner steps of a test, which is scored after each of `eval_steps`; None: it is scored only after adaptation.
         trained_steps: inner steps in training; None: training takes none.
-        feedforward: whether `answers` is one pass through networks, without gradients taken inside, in which tasks stay apart on
+        feedforward: whether `outputs_and_targets` is one pass through networks that takes no gradients and keeps tasks separate on
             axis 0. The gradients of all tasks then come from one backward pass (`metarun.cl.fisher`).
-        draws_once: whether what it draws in training holds for all tasks of an update alike, and not for each by itself.
+        draws_once: whether its random draws in training (from torch's CPU generator) apply to all tasks of an update alike.
+        why_not_sharded: why the tasks of an update cannot be divided among processes, beginning with the key that is the cause;
+            None: they can, because the gradient is a mean over tasks, and so are the values that buffers of floating point move
+            towards.
         held: numbers that it holds for each task that it adapts to; where they are more than the task's own, they decide how many
             tasks are tested at once.
         trains: whether there is anything to train; a learner that has nothing is tested as it is.
@@ -60,6 +63,7 @@ class Algorithm(nn.Module, ABC):
     feedforward: ClassVar[bool] = False
     steps: int | None = None
     trained_steps: int | None = None
+    why_not_sharded: str | None = None
     held: int = 0
     trains: bool = True
     gradient_scale: float = 1.0
@@ -100,7 +104,7 @@ class Algorithm(nn.Module, ABC):
         """Logits or means for the queries after adaptation, (T, n, outputs); those that are not active for a task are masked."""
         return masked(self.predict(self.adapt(episodes.support), episodes.query.x), episodes)
 
-    def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+    def outputs_and_targets(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """What training is about: outputs (T, n, outputs), and what they should be; here those for the queries.
 
         Continual-learning methods measure on it how much each weight matters, and hold it.
@@ -109,7 +113,7 @@ class Algorithm(nn.Module, ABC):
 
     def losses(self, episodes: Episodes) -> Tensor:
         """Loss of each task, (T,): that of the queries after adaptation."""
-        return task_losses(*self.answers(episodes))
+        return task_losses(*self.outputs_and_targets(episodes))
 
     def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
         """The tasks' losses (T,), and the outer gradients that are not gradients of these losses, (T, …) by weight of the network.
@@ -147,7 +151,7 @@ class Algorithm(nn.Module, ABC):
             w.grad = mean if w.grad is None else w.grad + mean
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
-        """Predictions after each step of `looks`, (looks, T, n, outputs); (1, T, n, outputs) for learners without steps."""
+        """Predictions after each of `eval_steps`, (eval steps, T, n, outputs); (1, T, n, outputs) for learners without steps."""
         return self.predict(self.adapt(support), x).unsqueeze(0)
 
     def predictions(self, episodes: Episodes, steps: int | None = None, *, path: bool = True) -> Tensor:
@@ -163,8 +167,8 @@ class Algorithm(nn.Module, ABC):
         """What else a test tells of T tasks, by name, each with the task axis first; kept in test.npz. Most have nothing to add."""
         return {}
 
-    def looks(self, steps: int) -> list[int]:
-        """After which of 0 … ``steps`` inner steps a test looks, those in training among them."""
+    def eval_steps(self, steps: int) -> list[int]:
+        """Those of 0 … ``steps`` inner steps after which a test is scored, including the number taken in training."""
         return sorted({*recorded_steps(steps), min(steps, self.trained_steps or 0)})
 
     def network_pass(self, episodes: Episodes) -> None:
@@ -175,13 +179,6 @@ class Algorithm(nn.Module, ABC):
     def passes(self, episodes: Episodes) -> float:
         """How many such passes an update takes on its tasks, passes backward not counted."""
         return 1.0
-
-    def indivisible(self) -> str | None:
-        """Why the tasks of an update must be learned in one process, beginning with the key that makes it so; None: they need not.
-
-        By default the gradient is a mean over tasks, and so is what buffers of floating point move towards.
-        """
-        return None
 
     def chunk(self, episodes: Episodes) -> int | None:
         """Tasks to take at once: as configured, or what suits the network on this device."""

@@ -76,5 +76,5 @@ class ANIL(Algorithm):
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         state = self.adapt(support, steps)
         features = self.embed_queries(x, state.statistics)
-        heads = [state.path[step] for step in self.looks(len(state.path) - 1)]
+        heads = [state.path[step] for step in self.eval_steps(len(state.path) - 1)]
         return torch.stack([linear(features, head["weight"], head["bias"]) for head in heads])

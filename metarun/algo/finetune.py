@@ -98,6 +98,7 @@ class Finetune(FineTuner):
         super().__init__(spec, network(None), **common)
         self.tune = tune
         self.head = pooled_head(spec, self.network)
+        self.why_not_sharded = pooled_norms(self.network)
 
     def initial(self, support: Examples) -> Weights:
         head: Weights = {f"head.{name}": w for name, w in self.head.named_parameters()}
@@ -112,10 +113,7 @@ class Finetune(FineTuner):
     def chunk(self, episodes: Episodes) -> int | None:
         return self.task_chunk  # pooled: all tasks of an update are one ordinary batch
 
-    def indivisible(self) -> str | None:
-        return pooled_norms(self)
-
-    def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+    def outputs_and_targets(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         return pooled(self, self.head, episodes)
 
 
@@ -173,6 +171,6 @@ def pooled(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> tuple[T
     return head(features).view(*x.shape[:2], -1), y
 
 
-def pooled_norms(algorithm: Algorithm) -> str | None:
-    """See `Algorithm.indivisible`."""
-    return "model: batch norms take all tasks of an update as one batch" if algorithm.network.statistics.channels else None
+def pooled_norms(network: Network) -> str | None:
+    """`Algorithm.why_not_sharded` of a learner that trains ``network`` on all tasks pooled."""
+    return "model: batch norms take all tasks of an update as one batch" if network.statistics.channels else None

@@ -280,7 +280,7 @@ class GradientLearner(Algorithm):
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         steps = self.inner_steps if steps is None else steps
-        looks = self.looks(steps)
+        looks = self.eval_steps(steps)
         states = (state for state in self.walk(support, steps) if state.steps in looks)
         return torch.stack([self.predict(self.with_statistics(state), x) for state in states])
 

@@ -44,6 +44,7 @@ class Nearest(Algorithm):
         super().__init__(spec, batch_norm=batch_norm, **common)
         self.network, self.space, self.trains = network(None), space, space == "embedding"
         self.head = pooled_head(spec, self.network)
+        self.why_not_sharded = pooled_norms(self.network)
 
     def adapt(self, support: Examples, steps: int | None = None) -> Neighbours:
         points, statistics = (support.x.flatten(2), None) if self.space == "inputs" else self.embed_support(support.x)
@@ -63,10 +64,7 @@ class Nearest(Algorithm):
         among = [distances.masked_fill((state.support.y != c).unsqueeze(1), far).amin(-1) for c in range(state.support.ways)]
         return -torch.stack(among, -1)
 
-    def indivisible(self) -> str | None:
-        return pooled_norms(self)
-
-    def answers(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+    def outputs_and_targets(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         return pooled(self, self.head, episodes)
 
     def chunk(self, episodes: Episodes) -> int | None:

@@ -110,9 +110,9 @@ class Reptile(GradientLearner):
         self.get_buffer("count").add_(self.inner_steps)
         self._seconds, self._tasks = [], 0
 
-    def looks(self, steps: int) -> list[int]:
+    def eval_steps(self, steps: int) -> list[int]:
         # Each look at one query after the other puts the whole support set through the network once a query.
-        return [0, steps] if self.batch_norm == "one_query" and steps else super().looks(steps)
+        return [0, steps] if self.batch_norm == "one_query" and steps else super().eval_steps(steps)
 
     def predict(self, state: Adapted, x: Tensor) -> Tensor:
         # In training the loss of the queries is for the log alone, and one batch of them will do.

@@ -32,6 +32,7 @@ class Supervised(Algorithm):
                 " or another stream (data.scenario=class), or algo=finetune"
             )
         self.network = network(spec.outputs)
+        self.why_not_sharded = pooled_norms(self.network)
 
     def adapt(self, support: Examples, steps: int | None = None) -> None:
         return None
@@ -43,9 +44,6 @@ class Supervised(Algorithm):
         out = self.network(self.network.weights(), batch, norm).view(*x.shape[:2], -1)
         self.observe(norm)
         return out
-
-    def indivisible(self) -> str | None:
-        return pooled_norms(self)
 
     def chunk(self, episodes: Episodes) -> int | None:
         return self.task_chunk

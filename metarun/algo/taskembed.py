@@ -99,7 +99,10 @@ class TaskEmbed(UnrolledLearner):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.conditions = nn.Sequential(nn.Linear(self.size, width), nn.ReLU(), last)
+        if encoder == "similarity":
+            self.why_not_sharded = "algo.encoder=similarity: compares the tasks of an update"
         if self.nearest:
+            self.why_not_sharded = "algo.adapt=nearest: remembers all tasks of an update"
             self.steps = None
             self.register_buffer("vectors", torch.zeros(remembered, self.size))
             of_conditions = {
@@ -148,11 +151,6 @@ class TaskEmbed(UnrolledLearner):
             if name != "vector" and not name.startswith("gate.")
         }
         return self.network(used, x, norm)
-
-    def indivisible(self) -> str | None:
-        if self.nearest:
-            return "algo.adapt=nearest: remembers all tasks of an update"
-        return "algo.encoder=similarity: compares the tasks of an update" if self.encoder == "similarity" else None
 
     def rule(self) -> Rule:
         return Descent(self.inner_lr)

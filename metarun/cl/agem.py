@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import torch
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.memory import Remembering
+from metarun.cl.memory import RehearsalMethod
 from metarun.cl.method import Needs
 from metarun.data.source import Stage
 from metarun.episodes import Episodes
 
 
-class AGEM(Remembering):
+class AGEM(RehearsalMethod):
     """Where the gradient points against that of remembered tasks, the part that does is taken out (equation 11 of the paper).
 
     Args:

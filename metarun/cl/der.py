@@ -5,13 +5,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm, eval_mode
-from metarun.cl.memory import Remembering
+from metarun.cl.memory import RehearsalMethod
 from metarun.cl.method import unmasked
 from metarun.config import require
 from metarun.episodes import Episodes
 
 
-class DER(Remembering):
+class DER(RehearsalMethod):
     """Adds α · mean square of (logits now − logits then) on remembered tasks, and β times their loss on others (DER++, eq. 6).
 
     The memory is a reservoir over all that has been trained on; it keeps each task with the logits of the time. As in the authors'
@@ -39,12 +39,12 @@ class DER(Remembering):
             return None
         count = self.number or len(episodes)
         old = self.memory.draw(count)
-        term = self.alpha * F.mse_loss(algorithm.answers(unmasked(old))[0], old.context["logits"])
+        term = self.alpha * F.mse_loss(algorithm.outputs_and_targets(unmasked(old))[0], old.context["logits"])
         if self.beta:
             term = term + self.beta * algorithm.losses(self.memory.draw(count)).mean()
         return term
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         with torch.no_grad(), eval_mode(algorithm):
-            logits, _ = algorithm.answers(unmasked(episodes))
+            logits, _ = algorithm.outputs_and_targets(unmasked(episodes))
         self.memory.offer(Episodes(episodes.support, episodes.query, episodes.context | {"logits": logits}), self.size)

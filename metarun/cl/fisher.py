@@ -56,7 +56,7 @@ def fisher(algorithm: Algorithm, source: TaskSource, labels: Labels = "sampled",
     count = 0
     with eval_mode(algorithm):
         for episodes in batches(source, samples):
-            (losses,) = scores(*algorithm.answers(episodes), labels)
+            (losses,) = scores(*algorithm.outputs_and_targets(episodes), labels)
             gradients = torch.autograd.grad(losses.sum(), weights, allow_unused=True)
             for sum_of_squares, gradient in zip(total.values(), gradients, strict=True):
                 if gradient is not None:
@@ -134,7 +134,7 @@ def episode_gradients(
     count = 0
     with eval_mode(algorithm):
         with recorded() as calls:
-            algorithm.answers(source.sample(torch.arange(1)))
+            algorithm.outputs_and_targets(source.sample(torch.arange(1)))
         copied = _not_seen(algorithm, calls) if algorithm.feedforward else None
         if copied is None:
             return _one_by_one(algorithm, batches(source, samples), power, losses)
@@ -142,7 +142,7 @@ def episode_gradients(
         for episodes in batches(source, samples, max(1, min(BATCH, COPIED // max(numbers, 1)))):
             copies = {name: w.detach().expand(len(episodes), *w.shape).clone().requires_grad_() for name, w in copied.items()}
             with algorithm.network.replaced(copies), recorded() as calls:
-                answers = algorithm.answers(episodes)
+                answers = algorithm.outputs_and_targets(episodes)
             for loss in losses(*answers):
                 _add(total, algorithm, calls, copies, loss, power)
             count += len(episodes)
@@ -159,7 +159,7 @@ def _one_by_one(
     weights = [algorithm.get_parameter(name) for name in total]
     count = 0
     for one in (one for episodes in batches for one in episodes.split(1)):
-        for loss in losses(*algorithm.answers(one)):
+        for loss in losses(*algorithm.outputs_and_targets(one)):
             gradients = torch.autograd.grad(loss.sum(), weights, retain_graph=True, allow_unused=True)
             for value, gradient in zip(total.values(), gradients, strict=True):
                 if gradient is not None:

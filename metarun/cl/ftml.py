@@ -1,12 +1,12 @@
 """Follow the meta-leader (Finn, Rajeswaran, Kakade and Levine, "Online meta-learning", ICML 2019, algorithm 1)."""
 
-from metarun.cl.memory import Remembering
+from metarun.cl.memory import RehearsalMethod
 from metarun.cl.method import ContinualMethod
 from metarun.cl.replay import Replay
 from metarun.episodes import Episodes
 
 
-class FTML(Remembering):
+class FTML(RehearsalMethod):
     """Every update is made on tasks drawn from a buffer of all tasks so far, the new ones included.
 
     The learner then adapts to a round's tasks from the weights that are best for all of the past, which is what an online stream

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.method import ContinualMethod, Needs, unmasked, weigh
+from metarun.cl.method import ContinualMethod, Needs, reweight, unmasked
 from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes
@@ -55,15 +55,15 @@ class LwF(ContinualMethod):
         self.masks = torch.stack(known).unsqueeze(1) if known else None  # (stages, 1, 1, outputs)
 
     def mix(self, episodes: Episodes) -> Episodes:
-        return weigh(episodes, 1 - self._share()) if self.teacher else episodes
+        return reweight(episodes, 1 - self._share()) if self.teacher else episodes
 
     def loss(self, algorithm: Algorithm, episodes: Episodes) -> Tensor | None:
         if self.teacher is None:
             return None
         plain = unmasked(episodes)
         with torch.no_grad():
-            targets, _ = self.teacher.answers(plain)
-        outputs, _ = algorithm.answers(plain)
+            targets, _ = self.teacher.outputs_and_targets(plain)
+        outputs, _ = algorithm.outputs_and_targets(plain)
         if algorithm.spec.kind == "regression":
             return self._share() * F.mse_loss(outputs, targets)
         if self.masks is not None:

@@ -75,7 +75,7 @@ class Memory:
             self.kept = Episodes(support, query, {name.removeprefix("context."): value for name, value in values.items()})
 
 
-class Remembering(ContinualMethod):
+class RehearsalMethod(ContinualMethod):
     """A method that keeps a memory of tasks, which is in its checkpoint.
 
     Args:

@@ -143,7 +143,7 @@ def check_declared(method: ContinualMethod) -> None:
             raise ConfigError(f"cl: {name} defines {hook} and does not declare {attribute}; add `{line}` to it, or False")
 
 
-def weigh(episodes: Episodes, weight: Tensor | float) -> Episodes:
+def reweight(episodes: Episodes, weight: Tensor | float) -> Episodes:
     """The same tasks, the weights of their losses multiplied by ``weight``, (T,) or ()."""
     present = episodes.context.get("weight", episodes.query.x.new_ones(len(episodes)))
     return Episodes(episodes.support, episodes.query, episodes.context | {"weight": present * weight})

@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 
 from metarun.algo.algorithm import Algorithm
-from metarun.cl.memory import Remembering
-from metarun.cl.method import weigh
+from metarun.cl.memory import RehearsalMethod
+from metarun.cl.method import reweight
 from metarun.config import require
 from metarun.data.source import Stage
 from metarun.episodes import Episodes, join
 
 
-class Replay(Remembering):
+class Replay(RehearsalMethod):
     """Each update mixes remembered tasks into the new ones.
 
     Args:
@@ -51,8 +51,8 @@ class Replay(Remembering):
         share = self.share or (self.stage / (self.stage + 1) if self.announced else 0.5)
         shares = torch.full((new + old,), (1 - share) / new, device=self.device)
         shares[new:] = share / old
-        remembered = weigh(self.memory.draw(old), 1.0)
-        return weigh(join([weigh(episodes, 1.0), remembered]), shares * (new + old))
+        remembered = reweight(self.memory.draw(old), 1.0)
+        return reweight(join([reweight(episodes, 1.0), remembered]), shares * (new + old))
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         if self.keep == "reservoir":

@@ -31,7 +31,7 @@ def evaluate(
     on_chunk: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
-    """Score of each task after each step of the learner's `looks`, (looks, tasks).
+    """Score of each task after each step of the learner's `eval_steps`, (eval steps, tasks).
 
     There is one look, (1, tasks), for learners without steps and without ``path``.
 

@@ -27,7 +27,7 @@ def adaptation_examples(algorithm: Algorithm, data: Data, device: torch.device) 
         with testing(algorithm):
             path = algorithm.predictions(episodes, max(STEPS))
         support, query = episodes.support, episodes.query
-        predictions = {step: _column(at) for step, at in zip(algorithm.looks(max(STEPS)), path, strict=False) if step in STEPS}
+        predictions = {step: _column(at) for step, at in zip(algorithm.eval_steps(max(STEPS)), path, strict=False) if step in STEPS}
         fits.append(Fit(shots, _column(support.x), _column(support.y), _column(query.x), _column(query.y), predictions))
     return fits
 

@@ -38,7 +38,7 @@ class Headline:
     def __init__(self, how: ReportSteps, algorithm: Algorithm) -> None:
         self.sign = 1.0 if algorithm.spec.kind == "classification" else -1.0
         last, trained = algorithm.steps, algorithm.trained_steps
-        self.looks = None if last is None else algorithm.looks(last)
+        self.looks = None if last is None else algorithm.eval_steps(last)
         if how == "auto":
             how = "validation" if algorithm.spec.kind == "classification" else "trained"
         if how == "trained" and trained is None:

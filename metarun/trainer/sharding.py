@@ -25,7 +25,7 @@ class Sharding:
         self.ranks, self.tasks = ranks, settings.tasks
         self.samples_shard = not method.sees_tasks and settings.detect is None
         if ranks.size > 1:
-            why = algorithm.indivisible() if algorithm.trains else None
+            why = algorithm.why_not_sharded if algorithm.trains else None
             if why is not None:
                 raise ConfigError(f"{why}; start one process, without torchrun")
             self._require_enough("trainer.tasks", settings.tasks)

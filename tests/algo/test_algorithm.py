@@ -54,7 +54,7 @@ def test_what_it_is_given_is_kept():
     algorithm = Mean(batch_norm="support", task_chunk=3)
     assert (algorithm.spec, algorithm.batch_norm, algorithm.task_chunk) == (LINE, "support", 3)
     assert (Mean().batch_norm, Mean().task_chunk) == ("transductive", None)
-    assert (Mean().probe(regression()), Mean().passes(regression()), Mean().indivisible()) == ({}, 1.0, None)
+    assert (Mean().probe(regression()), Mean().passes(regression()), Mean().why_not_sharded) == ({}, 1.0, None)
 
 
 def test_mistakes_are_named():
@@ -147,8 +147,8 @@ def test_predictions_with_and_without_their_path():
         assert found.shape == (1, *outputs.shape)
         assert torch.equal(found[0], outputs)
     assert [steps for _, steps in algorithm.asked] == [None, None, 7]
-    assert torch.equal(algorithm.answers(tasks)[0], outputs)
-    assert algorithm.answers(tasks)[1] is tasks.query.y
+    assert torch.equal(algorithm.outputs_and_targets(tasks)[0], outputs)
+    assert algorithm.outputs_and_targets(tasks)[1] is tasks.query.y
     torch.testing.assert_close(algorithm.losses(tasks), (outputs - tasks.query.y).square().mean((1, 2)))
 
 
@@ -191,7 +191,7 @@ def test_recorded_steps():
     assert recorded_steps(11) == [0, 1, 2, 5, 10, 11]
     assert recorded_steps(20) == [0, 1, 2, 5, 10, 20]
     assert recorded_steps(120) == [0, 1, 2, 5, 10, 20, 50, 100, 120]
-    assert Mean().looks(120) == recorded_steps(120)
+    assert Mean().eval_steps(120) == recorded_steps(120)
 
 
 def test_weights_multiply_whatever_follows_the_task_axis():

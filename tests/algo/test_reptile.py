@@ -119,7 +119,7 @@ def test_a_test_of_single_queries_looks_at_the_first_and_the_last_step():
     with torch.no_grad():
         path = algorithm.trajectory(tasks.support, tasks.query.x, 3)
         last = algorithm.predict(algorithm.adapt(tasks.support, 3), tasks.query.x)
-    assert algorithm.looks(3) == [0, 3]
+    assert algorithm.eval_steps(3) == [0, 3]
     assert len(path) == 2
     torch.testing.assert_close(path[-1], last)
-    assert Reptile(PICTURES, conv, 0.1, batch_norm="transductive").looks(3) == [0, 1, 2, 3]
+    assert Reptile(PICTURES, conv, 0.1, batch_norm="transductive").eval_steps(3) == [0, 1, 2, 3]

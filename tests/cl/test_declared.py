@@ -8,7 +8,7 @@ from streams import method
 
 from metarun.algo.algorithm import Algorithm, task_losses
 from metarun.cl.fisher import fisher
-from metarun.cl.memory import Remembering
+from metarun.cl.memory import RehearsalMethod
 from metarun.cl.method import ContinualMethod, check_declared
 from metarun.cl.penalty import QuadraticPenalty
 from metarun.config import CONFIGS, ConfigError
@@ -83,7 +83,7 @@ class Sourced(ContinualMethod):
         return self.stages[0].train
 
 
-class Kept(Remembering):
+class Kept(RehearsalMethod):
     sees_tasks = True
 
     def loss(self, algorithm, episodes):

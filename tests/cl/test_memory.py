@@ -6,7 +6,7 @@ from streams import CPU, learner, method, stream
 
 from metarun.cl.agem import AGEM
 from metarun.cl.memory import Memory, in_turn
-from metarun.cl.method import weigh
+from metarun.cl.method import reweight
 from metarun.episodes import Episodes, Examples
 
 
@@ -104,7 +104,7 @@ def test_replay_keeps_the_weight_that_another_method_gave_new_tasks():
     replay.on_stage_end(learner(data), data.stages(CPU)[0])
     replay.enter(1)
     new = data.stages(CPU)[1].train.sample(torch.arange(4))
-    weight = replay.mix(weigh(new, 0.5)).context["weight"]
+    weight = replay.mix(reweight(new, 0.5)).context["weight"]
     torch.testing.assert_close(weight, torch.tensor([0.75] * 4 + [0.5] * 4))
 
 

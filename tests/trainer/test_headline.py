@@ -24,7 +24,7 @@ DIVERGING = ("algo.inner_lr=0.3", "algo.test_steps=10", "trainer.iterations=200"
 
 def headline(how, kind="regression", steps=10, trained=1):
     looks = lambda count: sorted({*recorded_steps(count), min(count, trained or 0)})  # noqa: E731
-    return Headline(how, SimpleNamespace(spec=SimpleNamespace(kind=kind), steps=steps, trained_steps=trained, looks=looks))
+    return Headline(how, SimpleNamespace(spec=SimpleNamespace(kind=kind), steps=steps, trained_steps=trained, eval_steps=looks))
 
 
 @pytest.mark.parametrize(

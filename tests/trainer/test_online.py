@@ -81,7 +81,7 @@ def test_a_kill_changes_nothing(name, keys, detect, stop, tmp_path, monkeypatch)
         ("ewc", (), "EWC must be told when a stage ends; trainer.detect=4 guesses it"),
         ("replay", ("cl.keep=per_stage",), "Replay must be told when a stage ends"),
         ("joint", (), "Joint must be told the stage"),
-        ("replay", ("+cl@cl.also.joint=joint",), "Several must be told the stage"),
+        ("replay", ("+cl@cl.also.joint=joint",), "CompositeMethod must be told the stage"),
     ],
 )
 def test_who_must_be_told_more_is_refused(name, keys, message, tmp_path):

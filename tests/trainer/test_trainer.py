@@ -375,7 +375,7 @@ def sines(path, scores, monkeypatch, **keys):
 
     def evaluate(algorithm, source, tasks, **how):
         asked.append((source, tasks, how.get("steps")))
-        looks = 1 if not how.get("path", True) else len(algorithm.looks(algorithm.steps))
+        looks = 1 if not how.get("path", True) else len(algorithm.eval_steps(algorithm.steps))
         return np.full((looks, tasks), scores[min(len(asked), len(scores)) - 1])
 
     monkeypatch.setattr(module, "evaluate", evaluate)

@@ -16,7 +16,7 @@ from metarun.episodes import Episodes
 from metarun.model.network import Weights
 
 
-class Several(ContinualMethod):
+class CompositeMethod(ContinualMethod):
     """Methods that act together, in the order given, but with those that project gradients last.
 
     Raises:
