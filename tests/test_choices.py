@@ -1,8 +1,8 @@
 """Every pair of choices: it builds, or one line says why not.
 
-All combinations would be a hundred thousand. Each choice is composed once, as is each pair that has a file of its own in `pair/`,
-and the nodes of two choices are put together. No data are read: sets of images are taken by the shape of their tasks. How each
-continual-learning method does with each learner is in `cl/test_combinations.py`.
+All combinations would be a hundred thousand. Each choice is composed once, and the nodes of two choices are put together. No data
+are read: sets of images are taken by the shape of their tasks. How each continual-learning method does with each learner is in
+`cl/test_combinations.py`, what `presets/` adds in `test_presets.py`.
 """
 
 import re
@@ -113,32 +113,3 @@ def test_every_trainer_with_every_budget():
         check_optimizer(trainer)
         made = build(composed(f"budget={budget}").budget, key="budget", kind=Budget)
         assert 0 < made.iterations(trainer.iterations, 1.0) <= trainer.iterations
-
-
-PAIRS = sorted(path.relative_to(CONFIGS / "pair").with_suffix("") for path in (CONFIGS / "pair").glob("*.yaml"))
-
-
-def test_every_pair_with_a_file_of_its_own_composes_with_keys_that_are_there():
-    for path in PAIRS:
-        algo, data = path.name.split("_", 1)
-        config = composed(f"algo={algo}", f"data={data}")
-        for group, kind in (("algo", Algorithm), ("data", Data), ("trainer", Trainer)):
-            known = set(config_parameters(locate(config[group]._target_, object if group == "algo" else kind), 1, {}))
-            assert set(config[group]) - {"_target_"} <= known, path
-
-
-@pytest.mark.parametrize("data", CHOICES["data"])
-@pytest.mark.parametrize("algo", ["maml", "reptile", "anil"])
-def test_another_trainer_leaves_the_learner_as_it_is(algo, data):
-    """What holds for images hangs on the data, not on the outer loop that these bring along."""
-    usual = composed(f"algo={algo}", f"data={data}")
-    for trainer in CHOICES["trainer"]:
-        other = composed(f"algo={algo}", f"data={data}", f"trainer={trainer}")
-        assert [other[group] for group in ("algo", "data", "model", "cl")] == [
-            usual[group] for group in ("algo", "data", "model", "cl")
-        ]
-
-
-def test_learners_of_images_are_tuned_for_images():
-    tuned = composed("algo=maml", "data=cifarfs", "trainer=default")
-    assert (tuned.algo.inner_lr, tuned.algo.inner_steps, tuned.model.filters, tuned.data.train_queries) == (0.05, 5, 32, 5)

@@ -17,7 +17,7 @@ VARIANTS = {"data/omniglot_stream", "data/permuted_mnist", "data/rotated_mnist",
     *("budget/short", "budget/smoke", "search/ewc_strength", "search/inner_lr")
 }
 """Other values for a class that has a YAML of its own name."""
-CODE_ALONE = {("model/conv4", "halvings")}  # what a network must have for one algorithm, configs/pair/kind/relationnet_images.yaml
+CODE_ALONE = {("model/conv4", "halvings")}  # what a network must have for one algorithm, configs/presets/relationnet_images.yaml
 
 
 def nodes() -> Iterator[tuple[str, Mapping[str, Any], int]]:

@@ -110,7 +110,7 @@ WORK += ("nonfinite", "deterministic", "precision")
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_row_says_all_of_its_protocol(name):
-    """`algo/` and `pair/` are drawn in before a row and suit small budgets: nothing may come from there unsaid."""
+    """`algo/` and `presets/` apply before a row and suit small budgets: a row leaves no key of its protocol to them."""
     config = compose("config", [f"+paper={name}"])
     protocol, said = protocol_of(config), said_by(name)
     assert protocol.keys() - said.keys() == set()

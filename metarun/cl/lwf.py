@@ -24,7 +24,7 @@ class LwF(ContinualMethod):
 
     With s = (t − 1) / t the terms stand as 1 : t − 1. That is the paper's loss for λ_o = 1, which sums over the old tasks, and that
     of van de Ven et al. (2022) task- and domain-incrementally, but for the factor 1 / t of the whole. Class-incrementally they
-    have 1 : 1 in every stage, which is s = 1/2 (configs/pair/cl/lwf_split_mnist.yaml).
+    have 1 : 1 in every stage, which is s = 1/2 (configs/presets/lwf_split_mnist.yaml).
 
     Args:
         temperature: T of the softened probabilities.
