@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,9 @@ SCHEMA = 2
 READABLE = (1, SCHEMA)
 """Versions of results.json that are read; any other is refused in one line."""
 WRITING = ".writing"
-"""How the names of files end that are not whole yet; a killed process leaves them, and whoever goes on sweeps them away."""
+"""How the names of unfinished files end. A killed process leaves them; whoever writes to the folder later removes them."""
+ABANDONED = 3600.0
+"""Seconds without a change after which such a file in a folder that several processes write to has no owner."""
 
 
 @contextmanager
@@ -31,6 +34,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{WRITING}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         with beside.open("wb") as file:
             yield file
             file.flush()
@@ -79,3 +83,11 @@ def _parsed(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half written in ``folder``: what nobody has written to for an hour."""
+    for left in folder.glob(f".*{WRITING}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()

@@ -1,11 +1,13 @@
 """Files that are whole or not there."""
 
 import errno
+import os
+import time
 
 import pytest
 
 from metarun.config import ConfigError
-from metarun.files import json_lines, read_results, replacing
+from metarun.files import ABANDONED, WRITING, json_lines, read_results, replacing
 
 
 def test_an_error_leaves_what_was_there(tmp_path):
@@ -32,6 +34,17 @@ def test_the_file_of_a_full_disk_is_named(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_writer_and_what_others_are_writing_is_not(tmp_path):
+    old, fresh, other = tmp_path / f".b.txt.1{WRITING}", tmp_path / f".c.txt.2{WRITING}", tmp_path / "d.txt"
+    for path in (old, fresh, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, time.time() - ABANDONED - 60))
+    with replacing(tmp_path / "a.txt") as file:
+        file.write(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, "a.txt", "d.txt"]
 
 
 def test_what_was_there_is_kept_where_that_is_asked_for(tmp_path):
