@@ -13,11 +13,9 @@ import os
 import re
 import stat
 import tarfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,9 @@ from metarun.config import ConfigError
 from metarun.files import replacing
 
 log = logging.getLogger(__name__)
+
+MEMBERS = 100_000
+"""Files in a zip archive at most."""
 
 
 def roots(root: str | None) -> list[Path]:
@@ -70,15 +71,18 @@ def find(root: str | None, folder: str, name: str, url: str | None = None, md5: 
 
 
 def check_zip(path: Path, archive: zipfile.ZipFile, most: int) -> None:
-    """Refuse a zip with names that lead out of it, with links or devices, or with more than ``most`` bytes in its files.
+    """Refuse a zip with names that lead out of it, with links or devices, with too many files, or more than ``most`` bytes in them.
 
     zipfile reads no more of a file than the size declared.
 
     Raises:
         ConfigError: it is one of these.
     """
+    members = archive.infolist()
+    if len(members) > MEMBERS:
+        raise ConfigError(f"{path}: {len(members):,} files in it, more than the {MEMBERS:,} that a data set may have; remove it")
     total = 0
-    for member in archive.infolist():
+    for member in members:
         total += member.file_size
         _check_member(path, member.filename, stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR))
         _check_size(path, total, most)
@@ -101,7 +105,7 @@ def read_tar(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
                 name = member.name.rpartition("/")[2]
                 if member.isreg() and name in wanted and name not in found and (opened := archive.extractfile(member)):
                     found[name] = opened.read(wanted[name] + 1)
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, OverflowError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: not a readable tar.gz archive ({error}); remove it, and it will be downloaded") from None
@@ -176,27 +180,19 @@ def mapped(
             return found, json.loads(names.read_text())
     except (OSError, ValueError, EOFError):
         pass
-    beside = folder / f".{name}.{uuid.uuid4().hex}.npy"
+    log.info("Decoding %s to %s, once", name, path)
     parts = []
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        log.info("Decoding %s to %s, once", name, path)
-        array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=shape)
-        at = 0
-        for part, values in make():
-            array[at : at + len(values)] = values
-            at += len(values)
-            parts.append(part)
-        array.flush()
-        del array
-        beside.replace(path)
+        with replacing(path) as file:  # written, not mapped: a full disk is an error then, and no signal
+            np.lib.format.write_array_header_1_0(file, header)
+            for part, values in make():
+                file.write(np.ascontiguousarray(values).data)
+                parts.append(part)
         with replacing(names) as file:
             file.write(json.dumps(parts).encode())
     except OSError as error:
         raise ConfigError(f"METARUN_CACHE: cannot write {path} ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            beside.unlink()
     return np.load(path, mmap_mode="c", allow_pickle=False), parts
 
 

@@ -169,7 +169,9 @@ def _drawing(content: bytes, where: str, resize: str) -> NDArray[np.uint8]:
             if image.size != (105, 105):
                 raise ConfigError(f"{where}: expected 105×105 pixels, found {image.size[0]}×{image.size[1]}")
             grey = image.convert("L")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{where}: not a readable PNG ({error})") from None
     kind = Image.Resampling.NEAREST if resize == "nearest" else Image.Resampling.LANCZOS
     return 255 - np.asarray(grey.resize((SIDE, SIDE), kind))

@@ -3,17 +3,20 @@
 import gzip
 import io
 import pickle
+import struct
 import tarfile
 import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from metarun.config import ConfigError
-from metarun.data import cifar100, folder, miniimagenet, mnist, omniglot
+from metarun.data import archives, cifar100, folder, miniimagenet, mnist, omniglot
 from metarun.data.archives import read_tar
+from metarun.data.pickles import load_arrays
 
 LINK, DEVICE = 0o120777 << 16, 0o020666 << 16
 
@@ -49,6 +52,44 @@ def test_a_zip_that_lies_about_a_size_is_refused(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content.replace((2**22).to_bytes(4, "little"), (200).to_bytes(4, "little")))
     refused(path, lambda: omniglot.read_archive(path, "images", 1, "nearest"))
+
+
+def test_a_zip_of_very_many_files_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(20):
+            archive.writestr(f"x{i}", b"")
+    monkeypatch.setattr(archives, "MEMBERS", 19)
+    refused(path, lambda: omniglot.read_archive(path, "images", 1, "nearest"))
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(side=105, *chunks):
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IDAT", zlib.compress(bytes(106 * 105)))
+
+
+BAD_IMAGES = {
+    "60,000 pixels wide": png(60_000),
+    "a compressed comment that unpacks to much": png(105, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**27)))),
+    "a header that is cut": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(4)),
+    "a density that is cut": png(105, chunk(b"pHYs", bytes(3))),
+}
+
+
+@pytest.mark.parametrize("what", BAD_IMAGES)
+def test_an_image_that_cannot_be_read_is_one_line(tmp_path, what):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(20):
+            archive.writestr(f"images/A/character01/0001_{i + 1:02}.png", BAD_IMAGES[what])
+    refused(path, lambda: omniglot.read_archive(path, "images", 1, "nearest"))
+    file = tmp_path / "a.jpg"
+    file.write_bytes(BAD_IMAGES[what] if what != "a density that is cut" else b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(4)))
+    refused(file, lambda: miniimagenet.from_files({"a": [file]}, file, "train").__next__())
 
 
 def test_a_zip_in_a_zip_is_no_drawing(tmp_path):
@@ -105,6 +146,16 @@ def test_a_header_that_says_it_is_larger_than_memory_is_not_believed(tmp_path):
         tracemalloc.stop()
 
 
+def test_an_extended_header_without_end_is_one_line(tmp_path):
+    path = tmp_path / "data.tar.gz"
+    header = f"{2**70} size={2**70}\n".encode()
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(header)
+    with gzip.open(path, "wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT) + header.ljust(512, b"\0"))
+    refused(path, lambda: read_tar(path, {"train.bin": 10}))
+
+
 def test_many_small_files_are_a_bomb_too(tmp_path):
     path = tmp_path / "data.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
@@ -141,19 +192,18 @@ class Calls:
 def test_a_pickle_gives_arrays_and_containers_alone(tmp_path, protocol, what):
     path = tmp_path / "mini-imagenet-cache-train.pkl"
     path.write_bytes(pickle.dumps({"image_data": [Calls(what, "1")]}, protocol))
-    refused(path, lambda: miniimagenet.load_arrays(path))
+    refused(path, lambda: load_arrays(path, 10_000))
 
 
-def test_a_pickle_of_arrays_is_read_and_one_of_twice_the_size_is_not(tmp_path, monkeypatch):
+def test_a_pickle_of_arrays_is_read_and_a_larger_one_is_not(tmp_path):
     path = tmp_path / "mini-imagenet-cache-train.pkl"
     content = {"image_data": np.arange(12, dtype=np.uint8).reshape(3, 4), "class_dict": {"a": [0, 1], "b": (2, None)}}
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         path.write_bytes(pickle.dumps(content, protocol))
-        found = miniimagenet.load_arrays(path)
+        found = load_arrays(path, 10_000)
         assert np.array_equal(found["image_data"], content["image_data"])
         assert found["class_dict"] == content["class_dict"]
-    monkeypatch.setattr(miniimagenet, "MOST", 50)
-    refused(path, lambda: miniimagenet.load_arrays(path))
+    refused(path, lambda: load_arrays(path, 50))
 
 
 def test_an_image_is_no_program(tmp_path):
