@@ -11,7 +11,6 @@ Decoded once to a memory-mapped uint8 file in the cache (1.3 GB), which goes to 
 """
 
 import csv
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from metarun.config import ConfigError
 from metarun.data import archives
 from metarun.data.images import Classes, ImageData, stage_splits
+from metarun.data.pickles import load_arrays
 from metarun.data.source import Split, task_shapes
 
 CLASSES: dict[Split, int] = {"train": 64, "val": 16, "test": 20}
@@ -123,19 +123,28 @@ def _pickle(folder: Path, which: Split) -> Path | None:
 
 def from_pickle(path: Path, which: Split) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """The classes of one of the three pickled files."""
-    content = load_arrays(path)
+    content = load_arrays(path, MOST)
     images = content.get("image_data") if isinstance(content, dict) else None
-    rows = content.get("class_dict") if isinstance(content, dict) else None
-    if not isinstance(images, np.ndarray) or not isinstance(rows, dict):
+    listed_rows = content.get("class_dict") if isinstance(content, dict) else None
+    if not isinstance(images, np.ndarray) or not isinstance(listed_rows, dict):
         raise ConfigError(f"{path}: expected a dictionary with image_data and class_dict")
     if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE, 3):
         raise ConfigError(f"{path}: expected image_data (n, {SIDE}, {SIDE}, 3) uint8, found {images.shape} {images.dtype}")
-    _check_classes(path, which, {str(name): len(numbers) for name, numbers in rows.items()})
-    for name in sorted(rows):
-        numbers = np.asarray(rows[name])
+    rows = {str(name): _rows(path, str(name), numbers) for name, numbers in listed_rows.items()}
+    _check_classes(path, which, {name: len(numbers) for name, numbers in rows.items()})
+    for name, numbers in sorted(rows.items()):
         if numbers.min() < 0 or numbers.max() >= len(images):
             raise ConfigError(f"{path}: class {name}: row {numbers.max()} of {len(images)}")
-        yield str(name), images[numbers].transpose(0, 3, 1, 2)
+        yield name, images[numbers].transpose(0, 3, 1, 2)
+
+
+def _rows(path: Path, name: str, numbers: Any) -> NDArray[np.int64]:
+    """The rows of a class, as a list or an array gives them."""
+    plain = isinstance(numbers, list) and len(numbers) <= PER_CLASS and all(type(number) is int for number in numbers)
+    array = isinstance(numbers, np.ndarray) and numbers.ndim == 1 and numbers.dtype.kind in "iu"
+    if not (plain or array):
+        raise ConfigError(f"{path}: class {name}: expected a list of at most {PER_CLASS} rows")
+    return np.array(numbers, np.int64)
 
 
 def listed(folder: Path, which: Split) -> dict[str, list[Path]]:
@@ -173,7 +182,7 @@ def _decode_one(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             colour = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{path}: not a readable image ({error})") from None
     if colour.size != (SIDE, SIDE):
         colour = colour.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -186,35 +195,3 @@ def _check_classes(where: Path, which: Split, sizes: dict[str, int]) -> None:
     for name, size in sizes.items():
         if size != PER_CLASS:
             raise ConfigError(f"{where}: expected {PER_CLASS} images of class {name}, found {size}")
-
-
-# Pickles ---------------------------------------------------------------------------------------------------------------------
-
-_NUMPY = {"_reconstruct", "scalar", "_frombuffer"}
-_ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
-    (f"numpy.{core}.{module}", name) for core in ("core", "_core") for module in ("multiarray", "numeric") for name in _NUMPY
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and arrays and containers alone are admitted")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def load_arrays(path: Path) -> Any:
-    """What a pickle of numpy arrays and builtin containers holds; one that asks for anything else is refused by name.
-
-    Raises:
-        ConfigError: it does, or it is no pickle.
-    """
-    try:
-        size = path.stat().st_size
-        if size > MOST:
-            raise ValueError(f"{size:,} bytes, more than the data set needs")
-        with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise ConfigError(f"{path}: not a readable pickle of arrays ({reason})") from None

@@ -3,6 +3,7 @@
 import csv
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 from metarun.config import ConfigError
 from metarun.data import archives, miniimagenet
-from metarun.data.miniimagenet import MiniImageNet, load_arrays
+from metarun.data.miniimagenet import MiniImageNet
+from metarun.data.pickles import load_arrays
 
 CPU = torch.device("cpu")
 COUNTS = {"train": 6, "val": 5, "test": 5}
@@ -116,6 +118,18 @@ def test_the_cache_is_mapped_and_made_again_when_damaged(tmp_path):
     assert sorted(path.suffix for path in archives.cache_folder().iterdir()) == [".json", ".npy"]
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    root, limits = as_pickles(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"METARUN_CACHE: cannot write .*miniimagenet.*\.npy \(File too large\)"):
+            load(root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(archives.cache_folder().iterdir())
+    assert len(load(root).images) == 64
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("echo ran > evidence",)
@@ -131,7 +145,7 @@ def test_a_pickle_that_asks_for_more_is_refused_by_name(tmp_path, monkeypatch):
     assert not (tmp_path / "evidence").exists()
     path.write_bytes(pickle.dumps([len]))
     with pytest.raises(ConfigError, match=r"it asks for builtins\.len"):
-        load_arrays(path)
+        load_arrays(path, 10_000)
 
 
 def rewrite(root: Path, change) -> None:
