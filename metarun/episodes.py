@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-Kind = Literal["regression", "classification"]
+from metarun.kinds import Kind
 
 
 class Examples(NamedTuple):
@@ -24,6 +25,20 @@ class Examples(NamedTuple):
     def tasks(self, part: slice | Tensor) -> "Examples":
         """Those of some of the tasks."""
         return Examples(self.x[part], self.y[part], self.ways)
+
+    def one_hot(self, dtype: torch.dtype) -> Tensor:
+        """Labels as (T, n, ways).
+
+        Raises:
+            ValueError: these are targets.
+        """
+        if self.ways is None:
+            raise ValueError("expected labels of classes, found targets")
+        return F.one_hot(self.y, self.ways).to(dtype)
+
+    def targets(self, dtype: torch.dtype) -> Tensor:
+        """Labels one-hot, (T, n, ways), or targets as they are, (T, n, d)."""
+        return self.y if self.ways is None else self.one_hot(dtype)
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class TaskSpec:
     """What a learner must know of its tasks before it sees one.
 
     Attributes:
-        kind: regression or classification.
+        kind: of task: `metarun.kinds.REGRESSION`, `CLASSIFICATION`, or one of your own.
         input_shape: shape of one input.
         outputs: classes of a test task, or target dimensions.
         train_outputs: classes of a training task where they differ (ProtoNet's 60), else the same.
@@ -96,3 +111,7 @@ class TaskSpec:
     parameters: tuple[str, ...] = ()
     examples: bool = False
     parts: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, Kind):
+            raise TypeError(f"kind={self.kind!r}: expected a Kind, as metarun.kinds.REGRESSION")

@@ -32,6 +32,7 @@ from metarun.data.source import Data, Stage
 from metarun.declared import locate
 from metarun.episodes import TaskSpec
 from metarun.files import SCHEMA, replacing
+from metarun.metric import Metric
 from metarun.model.network import Network, as_network
 from metarun.ranks import ALONE, Ranks
 from metarun.report import figures, vectors
@@ -45,7 +46,7 @@ from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.headline import Headline, diverged
 from metarun.trainer.machine import choose_device, keep_freed_memory, make_deterministic, set_threads
 from metarun.trainer.state import Diverged, Outcome, Pruned
-from metarun.trainer.trainer import Trainer, metric_name
+from metarun.trainer.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -315,7 +316,8 @@ def describe_results(
         "seed": config.seed,
         "status": "finished",
         "budget": parts.budget,
-        "task": asdict(parts.data.spec),
+        "task": {**asdict(data.spec), "kind": data.spec.kind.name},
+        "metric": data.spec.kind.metric.record(),
         "validation": None,
         "test": None,
         "continual": None,
@@ -359,7 +361,7 @@ def measured(
 
     ``probes`` is what the learner told of the test tasks beside their scores, ``reference`` what `joint_scores` gave.
     """
-    metric, position = metric_name(parts.algorithm), outcome.position
+    metric, position = parts.data.spec.kind.metric, outcome.position
     scores = dict(zip(outcome.stages, outcome.test, strict=True))
     test = tested(scores, metric, outcome.headline, outcome.look)
     first = parts.trainer.paper_tasks
@@ -370,7 +372,7 @@ def measured(
         test["by_presentation"] = [{"presentation": i, "mean": found["mean"], "ci95": found["ci95"]} for i, found in shown]
     if "by_length" in probes:
         spec = parts.data.spec
-        passed = lengths(spec.outputs if spec.kind == "classification" else spec.parts)
+        passed = lengths(spec.outputs if spec.kind.classes else spec.parts)
         found_at = zip(passed, map(summary, probes["by_length"].T), strict=True)
         test["by_length"] = [{"length": n, "mean": found["mean"], "ci95": found["ci95"]} for n, found in found_at]
     if "task_vectors" in probes:
@@ -386,14 +388,14 @@ def measured(
             "R": R.tolist(),
             "stages": outcome.stages,
             "order": parts.trainer.order,
-            **stream_metrics(R, higher_is_better=metric == "accuracy", reference=joint),
+            **stream_metrics(R, higher_is_better=metric.higher_is_better, reference=joint),
             "online": online(outcome, metric),
             "scenario": config.data.get("scenario"),
             "options": {**OmegaConf.to_container(config.cl, resolve=True), "reset_optimizer": parts.trainer.reset_optimizer},  # type: ignore[dict-item]
         }
     best = position.best[0][1] if position.best and len(parts.stages) == 1 else None
     return {
-        "validation": {metric: summary(*outcome.validation)},
+        "validation": {metric.name: summary(*outcome.validation)},
         "test": test,
         "continual": continual,
         "train": {
@@ -408,13 +410,13 @@ def measured(
     }
 
 
-def online(outcome: Outcome, metric: str) -> dict[str, Any] | None:
+def online(outcome: Outcome, metric: Metric) -> dict[str, Any] | None:
     """Of a stream without boundaries: the mean over its rounds of the score before labels were seen, in all and by stage."""
     if outcome.rounds is None:
         return None
     scores, rounds = np.array(outcome.position.online), np.array(outcome.rounds)
     return {
-        metric: float(scores.mean()),
+        metric.name: float(scores.mean()),
         "by_stage": {name: float(scores[rounds == i].mean()) for i, name in enumerate(outcome.stages) if (rounds == i).any()},
         "rounds": len(rounds),
         "switches": int((np.diff(rounds) != 0).sum()),
@@ -422,17 +424,17 @@ def online(outcome: Outcome, metric: str) -> dict[str, Any] | None:
     }
 
 
-def tested(stages: Mapping[str, Scores], metric: str, headline: Headline, look: int) -> dict[str, Any]:
+def tested(stages: Mapping[str, Scores], metric: Metric, headline: Headline, look: int) -> dict[str, Any]:
     """Test figures from the scores (looks, tasks) of each stage: at ``look``, and after each number of inner steps looked at."""
     found = [summary(*scores) for scores in zip(*stages.values(), strict=True)]
     if headline.looks is None:
-        return {metric: found[look]}
+        return {metric.name: found[look]}
     shown = ("mean", "ci95", "median", "n_nonfinite")
     by_step = zip(headline.looks, found, strict=True)
     return {
-        metric: found[look],
+        metric.name: found[look],
         "steps": {"n": headline.looks[look], "chosen_by": headline.chosen_by},
-        "diverged": diverged(stages, look) if metric == "mse" else None,
+        "diverged": diverged(stages, look, metric) if metric.heavy_tailed else None,
         "by_step": [{"step": step, **{key: row[key] for key in shown}} for step, row in by_step],
     }
 
@@ -467,9 +469,9 @@ def write_events(
     """Hyper-parameters, test figures and pictures, for TensorBoard and as PNG."""
     events = Log(folder, outcome.position.step, tensorboard=parts.trainer.tensorboard)
     try:
-        metric = metric_name(parts.algorithm)
-        mean = results["test"][metric]["mean"]
-        numbers = {f"test/{metric}": float("nan") if mean is None else mean}
+        metric = parts.data.spec.kind.metric
+        mean = results["test"][metric.name]["mean"]
+        numbers = {f"test/{metric.name}": float("nan") if mean is None else mean}
         for key, value in (results["continual"] or {}).items():
             if isinstance(value, float):
                 numbers[f"test/{key}"] = value

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from metarun.build import build
+from metarun.config import ConfigError
 from metarun.data.source import Data
 from metarun.episodes import Episodes
 from metarun.report import figures
@@ -19,23 +20,31 @@ MOST_WAYS, MOST_IMAGES = 10, 10
 
 
 def show(config: DictConfig, name: str) -> dict[Path, str]:
-    """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files and stages."""
+    """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files and stages.
+
+    Raises:
+        ConfigError: the tasks are neither of images nor of curves.
+    """
     data: Data = build(config.data, config.seed, key="data", kind=Data)
+    images = len(data.spec.input_shape) == 3
+    if not images and data.spec.kind.classes:
+        raise ConfigError(
+            f"data={data.spec.name}: expected images or curves to draw, found inputs of shape {data.spec.input_shape}"
+        )
     written = {}
     stages = data.stages(torch.device("cpu"))
     for number, stage in enumerate(stages):
         panels: dict[str, Any] = {}
         for split, source in (("training", stage.train), ("test", stage.test)):
             if data.spec.examples:
-                images = source.sample(torch.arange(EXAMPLES)).query.x[:, 0]
-                panels[f"{split} examples"] = grid(images.view(-1, MOST_IMAGES, *images.shape[1:]))
+                x = source.sample(torch.arange(EXAMPLES)).query.x[:, 0]
+                panels[f"{split} examples"] = grid(x.view(-1, MOST_IMAGES, *x.shape[1:]))
                 continue
             episodes = source.sample(torch.arange(TASKS))
             for i, task in enumerate(episodes.split(1)):
-                panels[f"{split} task {i}"] = mosaic(task) if task.support.ways else points(task)
+                panels[f"{split} task {i}"] = mosaic(task) if images else points(task)
         path = Path("outputs/show") / (f"{name}-{number}.png" if len(stages) > 1 else f"{name}.png")
-        tasks = data.test.ways is not None and not data.spec.examples
-        picture = figures.tasks(panels, f"{stage.name}: support, then queries" if tasks else stage.name)
+        picture = figures.tasks(panels, f"{stage.name}: support, then queries" if images and not data.spec.examples else stage.name)
         figures.save(picture, path)
         figures.close(picture)
         written[path] = stage.name

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from numpy.typing import ArrayLike, NDArray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from metarun import tracking
+from metarun import kinds, tracking
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build
 from metarun.choices import compose
@@ -35,7 +35,7 @@ from metarun.trainer.evaluation import evaluate as scores_of
 from metarun.trainer.evaluation import testing
 from metarun.trainer.headline import Headline
 from metarun.trainer.machine import choose_device, set_threads
-from metarun.trainer.trainer import Trainer, metric_name
+from metarun.trainer.trainer import Trainer
 
 SHAPE = ("ways", "shots", "queries")
 """Keys of a test task's shape, which other data take over from the run."""
@@ -61,7 +61,8 @@ class Learner:
         check_names(OmegaConf.to_container(config, resolve=True))  # a run from elsewhere: before anything in it is looked up
         config.trainer = {**LATER["trainer"], **config.trainer}  # of a run from before these keys
         self.config = config
-        self.spec = _spec(results["task"]) if "task" in results else build_data(config, build_method(config.cl)).spec
+        # The first versions did not record the task, and only its data know a kind that metarun does not define.
+        self.spec = _spec(results.get("task")) or build_data(config, build_method(config.cl)).spec
         last = checkpoint.load(self.folder.last)
         if last is None:
             raise ConfigError(f"{self.folder.last}: the run's weights are not there")
@@ -98,7 +99,7 @@ class Learner:
         y = np.asarray(support_y)
         if len(y) != inputs.shape[1]:
             raise ConfigError(f"support_y: expected {inputs.shape[1]} of them, as many as support_x has, found {len(y)}")
-        if self.spec.kind == "regression":
+        if not self.spec.kind.classes:
             targets = _finite(torch.as_tensor(y, dtype=torch.float32), "support_y").reshape(1, len(y), -1)
             support = Examples(inputs, targets)
             unknown = Examples(queries, targets.new_zeros(1, queries.shape[1], targets.shape[-1]))
@@ -183,8 +184,10 @@ def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
         folder.write_results({**results, "overrides": list(overrides)})
     lines = [describe(results), "", f"The run itself: {figure(learner.results)}"]
     if results["drop"] is not None:
-        points = " points" if metric_name(learner.algorithm) == "accuracy" else ""
-        change = f"{abs(results['drop']) * (100 if points else 1):.4g}{points}"
+        metric = learner.spec.kind.metric
+        change = (
+            f"{abs(results['drop']) * metric.scale:.4g}{' points' if metric.unit == '%' else metric.unit and f' {metric.unit}'}"
+        )
         how = "worse by" if results["drop"] > 0 else "better by"
         lines[-1] += f"; {how} {change}" if results["drop"] else "; the same"
     shared = (results.get("tested") or {}).get("overlap")
@@ -283,11 +286,11 @@ def test(
                 validation.append(scores(stage.val, trainer.val_tasks))
     look = headline.best(validation) if headline.path else headline.place
     choices = {key: known[key] for key in ("algo", "data", "cl", "model")}
-    metric = metric_name(algorithm)
+    metric = spec.kind.metric
     results = describe_results(config, choices, parts, tracking.source_digest(config))
     results |= {"tested": tested_on, "test": tested(found, metric, headline, look), "train": learner.results["train"]}
-    before, after = learner.results["test"][metric]["mean"], results["test"][metric]["mean"]
-    worse = None if before is None or after is None else (before - after if metric == "accuracy" else after - before)
+    before, after = learner.results["test"][metric.name]["mean"], results["test"][metric.name]["mean"]
+    worse = None if before is None or after is None else metric.gain(before, over=after)
     folder.path.mkdir(parents=True, exist_ok=True)
     save_scores(folder, list(found), list(found.values()))
     return {**results, "of": str(learner.folder.path.name), "drop": worse}
@@ -311,7 +314,7 @@ def fit(data: Data, spec: TaskSpec) -> None:
         ConfigError: they are tasks of another kind, or no images.
     """
     if data.spec.kind != spec.kind:
-        raise ConfigError(f"data: the run learned {spec.kind}, and these tasks are {data.spec.kind}")
+        raise ConfigError(f"data: the run learned {spec.kind.name}, and these tasks are {data.spec.kind.name}")
     if data.spec.input_shape != spec.input_shape:
         if not isinstance(data, ImageData):
             raise ConfigError(f"data: the run takes inputs of shape {spec.input_shape}, and these have {data.spec.input_shape}")
@@ -358,7 +361,9 @@ def restored(
     return algorithm, states
 
 
-def _spec(told: dict[str, Any]) -> TaskSpec:
-    """As results.json tells it, where tuples are lists."""
+def _spec(told: dict[str, Any] | None) -> TaskSpec | None:
+    """The task as results.json records it, where tuples are lists; None: it does not, or the kind is not one of metarun's own."""
+    if told is None or told["kind"] not in kinds.KNOWN:
+        return None
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-    return TaskSpec(**plain)
+    return TaskSpec(**plain | {"kind": kinds.KNOWN[told["kind"]]})

@@ -74,7 +74,7 @@ class Case:
 def row(
     shape: Shape, what: str, make: Callable[..., Contenders], *goals: Goal, quick: bool = False, exact: bool = True, **keys: Any
 ) -> Case:
-    return Case(f"{shape.name}: {what}", partial(make, shape, **keys), shape.tasks, goals, quick, shape.ways is None, exact)
+    return Case(f"{shape.name}: {what}", partial(make, shape, **keys), shape.tasks, goals, quick, shape.waves, exact)
 
 
 def maml(shape: Shape, steps: int, *goals: Goal, first_order: bool = False, quick: bool = False) -> Case:
@@ -87,7 +87,7 @@ def omniglot(tasks: int, queries: int, ways: int = 5, shots: int = 1, *, strided
     return Shape("Omniglot", tasks, ways, shots, queries, strided)
 
 
-SINE = Shape("sine", 25, None, 10, 10)
+SINE = Shape("sine", 25, 0, 10, 10)
 MINI = Shape("miniImageNet", 4, 5, 1, 15)
 AHEAD = Goal("≥ loop", "loop", 1.0, None)
 SHARE = Goal("< 3 % of a step", "step", 0.03, None)
@@ -99,7 +99,7 @@ CASES = [
     maml(SINE, 5, first_order=True),
     row(SINE, "Reptile, 5 steps", work.reptile, quick=True),
     row(SINE, "metalearner (cnp)", work.metalearner, quick=True),
-    row(Shape("sine", 200, None, 10, 10), "evaluation, 10 steps", work.evaluation, quick=True),
+    row(Shape("sine", 200, 0, 10, 10), "evaluation, 10 steps", work.evaluation, quick=True),
     row(SINE, "sampling", work.sampling, SHARE, quick=True, exact=False),
     Case(
         "sine: the trainer around the update", work.trainer, 25, (Goal("≤ 5 % more", "bare loop", 1.05),), True, True, False, True
@@ -146,7 +146,7 @@ CURVES: dict[str, dict[int, Case]] = {
     "conv4, tasks": {n: point(omniglot(n, 1)) for n in (4, 8, 16, 32, 64)},
     "conv4, queries of a class": {n: point(omniglot(8, n)) for n in (1, 5, 10, 20, 30)},
     "conv4, inner steps": {n: point(omniglot(8, 1), n) for n in (1, 2, 5, 10)},
-    "sine, tasks": {n: point(Shape("sine", n, None, 10, 10)) for n in (4, 8, 16, 32, 64)},
+    "sine, tasks": {n: point(Shape("sine", n, 0, 10, 10)) for n in (4, 8, 16, 32, 64)},
     "sine, inner steps": {n: point(SINE, n) for n in (1, 2, 5, 10)},
 }
 EVERY = {case.name: case for case in [*CASES, *(case for curve in CURVES.values() for case in curve.values())]}
@@ -225,7 +225,7 @@ def peak(name: str, contender: str, threads: int) -> float:
     """MiB that one turn of a contender needs at its peak; run in a process of its own."""
     case, cpu = EVERY[name], torch.device("cpu")
     settle(case, threads)
-    for tiny in (Shape("sine", 1, None, 1, 1), Shape("Omniglot", 1, 2, 1, 1, strided=True)):
+    for tiny in (Shape("sine", 1, 0, 1, 1), Shape("Omniglot", 1, 2, 1, 1, strided=True)):
         for call in work.maml(tiny, Place(cpu)).values():  # what torch and the libraries allocate once
             call()
     call = case.make(Place(cpu))[contender]

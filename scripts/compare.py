@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from metarun.algo.algorithm import recorded_steps
+from metarun.metric import ACCURACY, recorded
 from metarun.run import build_parts
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
@@ -99,8 +100,8 @@ def compare(algo: str, data: str, seconds: float, overrides: list[str]) -> None:
     if data == "sine":
         shots = {shots: test_with(FOLDER / name, shots) for shots in (5, 10)}
     else:
-        accuracy = found["test"]["accuracy"]
-        shots = {1: [{"step": found["test"].get("steps", {"n": None})["n"], **accuracy}]}
+        score = found["test"][recorded(found).name]
+        shots = {1: [{"step": found["test"].get("steps", {"n": None})["n"], **score}]}
     (FOLDER / name / "cell.json").write_text(json.dumps({"results": found, "by_shots": shots}))
     print(f"{name}: {count:,} updates, {found['train']['seconds']:.0f} s", flush=True)
 
@@ -118,9 +119,9 @@ def cell(found: dict[str, Any] | None, percent: bool) -> str:
 
 def table(data: str) -> str:
     """A Markdown table of the finished cells."""
-    regression = data == "sine"
-    wanted = [f"{shots}-shot, {step} step{'s' * (step != 1)}" for shots in (5, 10) for step in STEPS] if regression else []
-    head = ["algorithm", "updates", "tasks", "seconds", *(wanted or ["batch norm", "steps", "accuracy, %"])]
+    waves = data == "sine"
+    wanted = [f"{shots}-shot, {step} step{'s' * (step != 1)}" for shots in (5, 10) for step in STEPS] if waves else []
+    head = ["algorithm", "updates", "tasks", "seconds", *(wanted or ["batch norm", "steps", ACCURACY.label])]
     rows = []
     for algo in ALGORITHMS[data]:
         path = FOLDER / f"{algo}_{data}" / "cell.json"
@@ -129,7 +130,7 @@ def table(data: str) -> str:
         kept = json.loads(path.read_text())
         train, protocol = kept["results"]["train"], kept["results"]["protocol"]
         row = [algo, f"{train['iterations']:,}", str(protocol["train"]["tasks"]), f"{train['seconds']:.0f}"]
-        if regression:
+        if waves:
             for shots in ("5", "10"):
                 by_step = kept["by_shots"][shots]
                 if len(by_step) == 1:  # a learner without steps: what it says stands under the last

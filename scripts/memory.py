@@ -15,12 +15,13 @@ from metarun.algo.algorithm import Algorithm
 from metarun.algo.imaml import IMAML
 from metarun.algo.maml import MAML
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.model.conv4 import Conv4
 from metarun.model.network import Network
 
 STEPS = (1, 2, 4, 8, 16, 32)
 TASKS, WAYS, SHOTS, SIDE = 4, 5, 5, 28
-SPEC = TaskSpec("classification", (1, SIDE, SIDE), WAYS, WAYS, "noise")
+SPEC = TaskSpec(CLASSIFICATION, (1, SIDE, SIDE), WAYS, WAYS, "noise")
 
 
 def network(outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:

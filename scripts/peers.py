@@ -21,7 +21,7 @@ Fill = Callable[[Episodes], object]
 
 
 def loss(out: Tensor, y: Tensor) -> Tensor:
-    return F.mse_loss(out, y) if y.is_floating_point() else F.cross_entropy(out, y)
+    return F.mse_loss(out, y) if out.shape == y.shape else F.cross_entropy(out, y)
 
 
 def each(episodes: Episodes) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -173,7 +173,7 @@ def loop_evaluation(network: Network, episodes: Episodes, rate: float, steps: in
         scores = []
         for w in adapted(network, support_x, support_y, rate, steps):
             out = forward(network, w, query_x)
-            scores.append(loss(out, query_y) if query_y.is_floating_point() else (out.argmax(1) == query_y).float().mean())
+            scores.append(loss(out, query_y) if out.shape == query_y.shape else (out.argmax(1) == query_y).float().mean())
         found.append(torch.stack(scores))
     return torch.stack(found, 1)
 

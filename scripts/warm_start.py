@@ -60,7 +60,7 @@ def measured(folder: Path) -> tuple[Numbers, Numbers, dict[str, float]]:
     for path in sorted(folder.rglob("results.json")):
         results = RunFolder(path.parent).results() or {}
         config = RunFolder(path.parent).configuration()
-        error = error_of(results.get("validation"))
+        error = error_of(results)
         points.append(places(SPACE, {dimension.key: OmegaConf.select(config, dimension.key) for dimension in SPACE}))
         errors.append(np.inf if error is None else error)
         features = results.get("task_features") or features

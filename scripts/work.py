@@ -31,6 +31,7 @@ from metarun.data.images import Classes, ImageTasks
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape, TaskSource
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import CLASSIFICATION, REGRESSION
 from metarun.model.conv4 import Conv4
 from metarun.model.mlp import MLP
 from metarun.model.network import Network
@@ -73,7 +74,8 @@ class Shape:
 
     data: str
     tasks: int
-    ways: int | None
+    ways: int
+    """0: tasks of sine waves."""
     shots: int
     queries: int
     strided: bool = False
@@ -81,8 +83,13 @@ class Shape:
     @property
     def name(self) -> str:
         queries = "1 query" if self.queries == 1 else f"{self.queries} queries"
-        task = f"{self.shots}-shot" if self.ways is None else f"{self.ways}-way {self.shots}-shot, {queries}"
+        task = f"{self.shots}-shot" if self.waves else f"{self.ways}-way {self.shots}-shot, {queries}"
         return f"{self.data}{' strided' * self.strided} {task}, {self.tasks} task{'s' * (self.tasks > 1)}"
+
+    @property
+    def waves(self) -> bool:
+        """Whether tasks are sine waves, and not classes of images."""
+        return not self.ways
 
     @property
     def images(self) -> tuple[int, int, int, int, int]:
@@ -90,19 +97,19 @@ class Shape:
         return (1000, 20, 1, 28, 28) if self.data == "Omniglot" else (64, 60, 3, 84, 84)
 
     def spec(self) -> TaskSpec:
-        if self.ways is None:
-            return TaskSpec("regression", (1,), 1, 1, self.data)
-        return TaskSpec("classification", self.images[2:], self.ways, self.ways, self.data)
+        if self.waves:
+            return TaskSpec(REGRESSION, (1,), 1, 1, self.data)
+        return TaskSpec(CLASSIFICATION, self.images[2:], self.ways, self.ways, self.data)
 
     def network(self, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
-        if self.ways is None:
+        if self.waves:
             return MLP((1,), outputs, widths=[40, 40])
         filters = 64 if self.data == "Omniglot" else 32
         return Conv4(self.images[2:], outputs, filters, halve="stride" if self.strided else "pool")
 
     def source(self, device: torch.device) -> TaskSource:
         """Tasks of real waves, or of images of noise."""
-        if self.ways is None:
+        if self.waves:
             return Sine(0, shots=self.shots, queries=self.queries).stages(device)[0].train
         return ImageTasks(0, self.noise().to(device), Classes.of_sizes([self.images[1]] * self.images[0]), self.shape())
 
@@ -111,7 +118,7 @@ class Shape:
         return torch.randint(0, 256, (count * each, *size), dtype=torch.uint8)
 
     def shape(self) -> TaskShape:
-        return TaskShape(self.ways, self.shots, self.queries)
+        return TaskShape(self.ways or None, self.shots, self.queries)
 
     def episodes(self, place: Place) -> Episodes:
         """Noise: what it is does not matter to the clock."""
@@ -121,7 +128,7 @@ class Shape:
             return torch.randn(tasks, *size, device=place.device, dtype=place.dtype)
 
         def draw(n: int) -> Examples:
-            if self.ways is None:
+            if self.waves:
                 return Examples(normal(n, 1), normal(n, 1))
             y = torch.arange(self.ways, device=place.device).repeat_interleave(n).expand(tasks, -1)
             return Examples(normal(self.ways * n, *self.images[2:]), y, self.ways)
@@ -212,7 +219,7 @@ def evaluation(shape: Shape, place: Place, steps: int = 10) -> Contenders:
 def of_fisher(tasks: int, place: Place, *, sampled: bool) -> Contenders:
     """Of a perceptron on MNIST's shapes."""
     count = place.tasks or tasks
-    spec = TaskSpec("classification", (1, 28, 28), 10, 10, "images", examples=True)
+    spec = TaskSpec(CLASSIFICATION, (1, 28, 28), 10, 10, "images", examples=True)
     learner = Supervised(spec, lambda outputs, shape=None: MLP((1, 28, 28), outputs, [400, 400])).to(place.device, place.dtype)
     x = torch.rand(count, 1, 1, 28, 28, device=place.device, dtype=place.dtype).flatten(2)
     of = Examples(x, torch.arange(count, device=place.device).unsqueeze(1) % 10, 10)
@@ -235,7 +242,7 @@ def sampling(shape: Shape, place: Place) -> Contenders:
             ready.extend(source.sample(torch.arange(ahead * tasks)).split(tasks))
         ready.pop()
 
-    if shape.ways is None:
+    if shape.waves:
         loop = partial(peers.loop_waves, tasks, shape.shots + shape.queries, place.device)
     else:
         images = shape.noise().to(place.device)

@@ -3,6 +3,7 @@
 import torch
 
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import CLASSIFICATION, REGRESSION
 from metarun.model.conv4 import Conv4
 from metarun.model.mlp import MLP
 from metarun.model.resnet12 import ResNet12
@@ -25,8 +26,8 @@ def images(
     return Episodes(draw(shots), draw(queries))
 
 
-LINE = TaskSpec("regression", (1,), outputs=1, train_outputs=1, name="line")
-PICTURES = TaskSpec("classification", (1, 16, 16), outputs=3, train_outputs=3, name="pictures")
+LINE = TaskSpec(REGRESSION, (1,), outputs=1, train_outputs=1, name="line")
+PICTURES = TaskSpec(CLASSIFICATION, (1, 16, 16), outputs=3, train_outputs=3, name="pictures")
 
 
 def mlp(outputs: int | None) -> MLP:

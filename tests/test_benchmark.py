@@ -14,7 +14,7 @@ from work import LIBRARIES
 CPU = torch.device("cpu")
 
 
-WAVES, IMAGES = work.Shape("sine", 2, None, 10, 10), work.Shape("Omniglot", 2, 3, 1, 2)
+WAVES, IMAGES = work.Shape("sine", 2, 0, 10, 10), work.Shape("Omniglot", 2, 3, 1, 2)
 STRIDED = replace(IMAGES, strided=True)
 
 

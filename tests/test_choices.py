@@ -20,6 +20,7 @@ from metarun.config import CONFIGS, ConfigError
 from metarun.data.source import Data
 from metarun.declared import locate
 from metarun.episodes import TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.run import build_method, check_optimizer, make_network
 from metarun.trainer.budget import Budget
 from metarun.trainer.trainer import Trainer
@@ -58,7 +59,7 @@ def spec_of(name: str) -> TaskSpec:
     shape = next((shape for part, shape in SHAPES.items() if part in name), (3, 32, 32))
     stream = node.get("scenario") is not None
     ways = 10 if stream else node.ways
-    return TaskSpec("classification", shape, ways, ways, name, 64, examples=stream)
+    return TaskSpec(CLASSIFICATION, shape, ways, ways, name, 64, examples=stream)
 
 
 def small(node):

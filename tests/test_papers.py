@@ -13,6 +13,7 @@ from metarun.build import build, config_parameters
 from metarun.config import CONFIGS, NO_EFFECT
 from metarun.declared import locate
 from metarun.episodes import TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.run import make_network
 from metarun.tracking import flat
 from metarun.trainer.optimizer import DECAYS
@@ -45,7 +46,7 @@ def spec_of(data) -> TaskSpec:
     name = data._target_.split(".")[-2]
     if name == "sine":
         return build(data, 0, key="data").spec
-    return TaskSpec("classification", IMAGES[name][0], data.ways, data.train_ways or data.ways, name, 64)
+    return TaskSpec(CLASSIFICATION, IMAGES[name][0], data.ways, data.train_ways or data.ways, name, 64)
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -67,12 +67,13 @@ def test_two_processes_do_not_work_on_one_run(tmp_path):
 def test_events_hold_scalars_figures_and_hparams_in_one_file(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from metarun.metric import MSE
     from metarun.report.figures import adaptation_curve, save
 
     log = Log(RunFolder(tmp_path), 0, tensorboard=True)
     log.scalars(3, {"train/loss": 0.5})
     log.hparams({"algo": "maml", "algo.inner_lr": 0.01}, {"test/mse": 0.2})
-    save(adaptation_curve([{"step": 0, "mean": 1.0, "ci95": 0.1}], "mse"), tmp_path / "adaptation.png")
+    save(adaptation_curve([{"step": 0, "mean": 1.0, "ci95": 0.1}], MSE), tmp_path / "adaptation.png")
     log.picture("figures/adaptation", tmp_path / "adaptation.png", 3)
     log.close()
     (events,) = tmp_path.glob("events.out.tfevents.*")

@@ -179,6 +179,16 @@ def test_every_field(metarun):
                 "examples": False,
                 "parts": 1,
             },
+            "metric": {
+                "name": "mse",
+                "label": "mean squared error",
+                "unit": "",
+                "scale": 1.0,
+                "digits": 3,
+                "higher_is_better": False,
+                "ceiling": None,
+                "heavy_tailed": True,
+            },
             "validation": {"mse": statistics(validations[best])},
             "test": {
                 **figures(test),

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from metarun.config import ConfigError, require
-from metarun.episodes import Episodes, Examples, Kind, TaskSpec
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import Classification, Kind, Regression
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm, RunningStatistics, Statistics
 
@@ -38,7 +38,7 @@ class Algorithm(nn.Module, ABC):
         task_chunk: tasks processed at once in training, which bounds memory; null: chosen for the network and the device.
 
     Attributes:
-        kinds: the kinds of task it can learn.
+        kinds: the kinds of task it can learn, and those derived from them.
         adapts: whether it learns from support sets; one that does not is for classes (or a function) that all tasks share.
         steps: inner steps of a test, which is scored after each of `eval_steps`; None: it is scored only after adaptation.
         trained_steps: inner steps in training; None: training takes none.
@@ -57,7 +57,7 @@ class Algorithm(nn.Module, ABC):
             annealed may decide what is computed at all.
     """
 
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
+    kinds: ClassVar[tuple[type[Kind], ...]] = (Regression, Classification)
     adapts: ClassVar[bool] = True
     draws_once: ClassVar[bool] = False
     feedforward: ClassVar[bool] = False
@@ -74,9 +74,10 @@ class Algorithm(nn.Module, ABC):
     def __init__(self, spec: TaskSpec, *, batch_norm: BatchNormMode = "transductive", task_chunk: int | None = None) -> None:
         super().__init__()
         require(task_chunk is None or task_chunk > 0, "task_chunk", task_chunk, "1 or more, or null")
-        if spec.kind not in self.kinds:
+        if not isinstance(spec.kind, self.kinds):
+            learned = " and ".join(kind.name for kind in self.kinds)
             raise ConfigError(
-                f"{type(self).__name__} learns {' and '.join(sorted(self.kinds))} alone, but data={spec.name} is {spec.kind};"
+                f"{type(self).__name__} learns {learned} alone, but data={spec.name} is {spec.kind.name};"
                 " choose another algo or data"
             )
         if spec.examples and self.adapts:
@@ -113,7 +114,7 @@ class Algorithm(nn.Module, ABC):
 
     def losses(self, episodes: Episodes) -> Tensor:
         """Loss of each task, (T,): that of the queries after adaptation."""
-        return task_losses(*self.outputs_and_targets(episodes))
+        return self.spec.kind.losses(*self.outputs_and_targets(episodes))
 
     def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
         """The tasks' losses (T,), and the outer gradients that are not gradients of these losses, (T, …) by weight of the network.
@@ -282,25 +283,3 @@ def masked(logits: Tensor, episodes: Episodes) -> Tensor:
     """``logits`` (…, T, n, outputs), those masked that a task's context says are not active."""
     active = episodes.context.get("active")
     return logits if active is None else logits.masked_fill(~active.unsqueeze(1), INACTIVE)
-
-
-def task_losses(predictions: Tensor, y: Tensor) -> Tensor:
-    """Mean loss of each task, (T,): squared error for targets (T, n, d), cross entropy for labels (T, n)."""
-    if y.is_floating_point():
-        return F.mse_loss(predictions, y, reduction="none").flatten(1).mean(1)
-    return F.cross_entropy(predictions.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
-
-
-def task_scores(predictions: Tensor, y: Tensor) -> Tensor:
-    """What a test reports for each task, (…, T): accuracy for labels (T, n), mean squared error for targets (T, n, d).
-
-    The score of a task is NaN if any of its predictions (…, T, n, outputs) is not finite.
-    """
-    if y.is_floating_point():
-        return (predictions - y).square().flatten(-2).mean(-1)
-    return if_finite((predictions.argmax(-1) == y).float().mean(-1), predictions)
-
-
-def if_finite(scores: Tensor, predictions: Tensor) -> Tensor:
-    """``scores`` (…, T), NaN for the tasks with a prediction (…, T, n, outputs) that is not finite: its argmax means nothing."""
-    return scores.masked_fill(~predictions.isfinite().flatten(-2).all(-1), torch.nan)

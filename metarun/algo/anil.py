@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import Algorithm, task_losses
+from metarun.algo.algorithm import Algorithm
 from metarun.algo.inner_loop import Descent, inner_loop, one_head
 from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
@@ -57,7 +57,7 @@ class ANIL(Algorithm):
         features, statistics = self.embed_support(support.x)
 
         def losses(step: int, head: Weights) -> Tensor:
-            return task_losses(linear(features, head["weight"], head["bias"]), support.y)
+            return self.spec.kind.losses(linear(features, head["weight"], head["bias"]), support.y)
 
         path = inner_loop(
             losses,

@@ -102,7 +102,7 @@ class Finetune(FineTuner):
 
     def initial(self, support: Examples) -> Weights:
         head: Weights = {f"head.{name}": w for name, w in self.head.named_parameters()}
-        if self.spec.kind == "classification":  # new classes: nothing is known of them
+        if self.spec.kind.classes:  # new classes: nothing is known of them
             head = {name: w.new_zeros(self.spec.outputs, *w.shape[1:]) for name, w in head.items()}
         return self.network.weights() | head if self.tune == "all" else head
 
@@ -155,7 +155,7 @@ def pooled_head(spec: TaskSpec, network: Network) -> nn.Linear:
     Raises:
         ConfigError: the data do not number the training classes.
     """
-    outputs = spec.outputs if spec.kind == "regression" else spec.train_classes
+    outputs = spec.train_classes if spec.kind.classes else spec.outputs
     if outputs is None:
         raise ConfigError(f"data={spec.name}: pooled training tells the training classes apart, and these data do not number them")
     return nn.Linear(embedding_width(network, spec.input_shape), outputs)
@@ -165,7 +165,7 @@ def pooled(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> tuple[T
     """Outputs of one network and one ``head`` for the support and query examples of all tasks, as one batch, and the labels."""
     support, query = episodes.support, episodes.query
     x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
-    if support.ways is not None:
+    if algorithm.spec.kind.classes:
         y = episodes.context["classes"].gather(1, y)
     features = algorithm.embed_pooled(x.flatten(0, 1).unsqueeze(0))
     return head(features).view(*x.shape[:2], -1), y

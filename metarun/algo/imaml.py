@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import task_losses
 from metarun.algo.inner_loop import Descent, GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -69,7 +68,7 @@ class IMAML(GradientLearner):
         fast = {name: end.weights[name].detach().requires_grad_() for name in self.adapting()}
         weights = end.weights | fast
         state = self.with_statistics(end._replace(weights=weights))
-        losses = task_losses(self.predict(state, episodes.query.x), episodes.query.y)
+        losses = self.spec.kind.losses(self.predict(state, episodes.query.x), episodes.query.y)
         query = torch.autograd.grad(losses.sum(), list(fast.values()))
         support = super().support_losses(self.inner_steps, weights, episodes.support, self.norm(query=False))
         slope = torch.autograd.grad(support.sum(), list(fast.values()), create_graph=True)

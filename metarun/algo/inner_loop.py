@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from metarun.algo.algorithm import Algorithm, task_losses
+from metarun.algo.algorithm import Algorithm
 from metarun.config import ConfigError, RangeError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import per_task
@@ -257,7 +257,7 @@ class GradientLearner(Algorithm):
 
     def support_losses(self, step: int, weights: Weights, support: Examples, norm: Norm) -> Tensor:
         """What inner step ``step`` descends, (T,)."""
-        return task_losses(self.forward_task(step, weights, support.x, norm), support.y)
+        return self.spec.kind.losses(self.forward_task(step, weights, support.x, norm), support.y)
 
     def statistics(self, step: int) -> RunningStatistics:
         """The running statistics of the mode `running` at inner step ``step``."""

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import task_losses
 from metarun.algo.inner_loop import Descent, GradientLearner, LearnedRates, Rule, matching, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, TaskSpec
@@ -96,7 +95,7 @@ class MAMLpp(GradientLearner):
         total = torch.zeros(len(episodes), device=query.x.device, dtype=query.x.dtype)
         states = list(self.walk(episodes.support))[1:]
         for weight, state in zip(self.step_weights(), states, strict=True):
-            total = total + weight * task_losses(self.predict(self.with_statistics(state), query.x), query.y)
+            total = total + weight * self.spec.kind.losses(self.predict(self.with_statistics(state), query.x), query.y)
         return total
 
     def step_weights(self) -> list[float]:

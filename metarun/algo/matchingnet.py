@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
 from metarun.config import require
-from metarun.episodes import Examples, Kind, TaskSpec
+from metarun.episodes import Examples, TaskSpec
+from metarun.kinds import Classification, Kind
 from metarun.model.network import NetworkFactory, embedding_width
 from metarun.model.norm import Statistics
 
@@ -38,7 +39,7 @@ class MatchingNet(Algorithm):
         common: see `Algorithm`.
     """
 
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    kinds: ClassVar[tuple[type[Kind], ...]] = (Classification,)
     feedforward: ClassVar[bool] = True
 
     def __init__(
@@ -62,14 +63,11 @@ class MatchingNet(Algorithm):
             self.of_query = nn.LSTMCell(2 * width, width)
 
     def adapt(self, support: Examples, steps: int | None = None) -> Memory:
-        if support.ways is None:
-            raise ValueError("matching networks need labels")
         keys, statistics = self.embed_support(support.x)
         if self.of_support is not None:
             both, _ = self.of_support(keys)
             keys = keys + both[..., : keys.shape[-1]] + both[..., keys.shape[-1] :]
-        labels = F.one_hot(support.y, support.ways).to(keys.dtype)
-        return Memory(keys, labels, statistics)
+        return Memory(keys, support.one_hot(keys.dtype), statistics)
 
     def predict(self, state: Memory, x: Tensor) -> Tensor:
         queries = self.embed_queries(x, state.statistics)

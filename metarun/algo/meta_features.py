@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from metarun.episodes import Examples, TaskSpec
 
-REGRESSION, CLASSIFICATION = 11, 6
+OF_TARGETS, OF_CLASSES = 11, 6
 """How many there are."""
 
 
@@ -20,14 +20,14 @@ def meta_features(support: Examples) -> Tensor:
     """
     x = support.x.flatten(2)
     mean, std = x.mean((1, 2)), x.flatten(1).std(1, correction=0)
-    made = [mean, std, *(_of_targets(x, support.y) if support.ways is None else _of_classes(x, support.y, support.ways))]
+    made = [mean, std, *(_of_classes(x, support.y, support.ways) if support.ways else _of_targets(x, support.y))]
     values = torch.stack(made, 1)
     return values.sign() * values.abs().log1p()
 
 
 def count(spec: TaskSpec) -> int:
     """How many features a task of this kind has."""
-    return REGRESSION if spec.kind == "regression" else CLASSIFICATION
+    return OF_CLASSES if spec.kind.classes else OF_TARGETS
 
 
 def _of_targets(x: Tensor, y: Tensor) -> list[Tensor]:

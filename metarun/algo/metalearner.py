@@ -7,9 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
+from metarun.algo.algorithm import Algorithm, BatchNormMode
 from metarun.algo.inner_loop import one_head
 from metarun.build import build
 from metarun.config import ConfigError, nearest
@@ -44,7 +43,7 @@ class MetaLearner(Algorithm):
 
     def labels(self, of: Examples) -> Tensor:
         """Labels one-hot, or targets as they are, (T, n, outputs)."""
-        return of.y if of.ways is None else F.one_hot(of.y, of.ways).to(of.x.dtype)
+        return of.targets(of.x.dtype)
 
 
 class Read(NamedTuple):
@@ -87,7 +86,7 @@ class Reader(MetaLearner):
         arranged = Episodes(self.arrange(episodes.support), episodes.query)
         support, query = self.embed_both(arranged)
         content = self.read(support, self.labels(arranged.support))
-        return task_losses(self.answer(content, query), episodes.query.y)
+        return self.spec.kind.losses(self.answer(content, query), episodes.query.y)
 
     def embed_both(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """Features of support and queries, normalised as the mode says."""

@@ -53,7 +53,7 @@ class Nearest(Algorithm):
     def predict(self, state: Neighbours, x: Tensor) -> Tensor:
         points = x.flatten(2) if self.space == "inputs" else self.embed_queries(x, state.statistics)
         distances = squared_distances(points, state.points)
-        if state.support.ways is None:
+        if not state.support.ways:
             nearest = distances.argmin(-1, keepdim=True).expand(-1, -1, state.support.y.shape[-1])
             # Where a distance is not finite, the argmin is no neighbour.
             known = distances.isfinite().all(-1, keepdim=True)

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses, task_scores
+from metarun.algo.algorithm import Algorithm, BatchNormMode
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import linear
@@ -61,13 +60,13 @@ class OML(Algorithm):
         self.inner_lr, self.inner_batch = inner_lr, inner_batch
         self.network = network(None)
         width = embedding_width(self.network, spec.input_shape)
-        self.head = nn.Linear(width, 1 if spec.kind == "classification" else spec.outputs)
+        self.head = nn.Linear(width, 1 if spec.kind.classes else spec.outputs)
 
     def walk(self, support: Examples, embedded: tuple[Tensor, Statistics | None] | None = None) -> Iterator[Predictor]:
         """The predictor after 0, 1, … steps; ``embedded``: the support set, where that is known."""
         features, statistics = embedded or self.embed_support(support.x)
         tasks, outputs = len(features), support.ways or self.spec.outputs
-        labels = support.y if support.ways is None else F.one_hot(support.y, support.ways).to(features.dtype)
+        labels = support.targets(features.dtype)
         now = Predictor(self.head.weight.expand(tasks, outputs, -1), self.head.bias.expand(tasks, outputs), statistics)
         yield now
         for x, y in zip(features.split(self.inner_batch, 1), labels.split(self.inner_batch, 1), strict=True):
@@ -92,7 +91,7 @@ class OML(Algorithm):
         n = support.x.shape[1]
         both = self.embed_pooled(torch.cat([support.x, query.x], 1))
         state = last(self.walk(support, (both[:, :n], None)))
-        return task_losses(linear(both[:, n:], state.weight, state.bias), query.y)
+        return self.spec.kind.losses(linear(both[:, n:], state.weight, state.bias), query.y)
 
     def probe(self, episodes: Episodes) -> dict[str, Tensor]:
         return by_length(self, self.walk(episodes.support), episodes, self.inner_batch)
@@ -123,7 +122,7 @@ def by_length(algorithm: Algorithm, walk: Iterator[State], episodes: Episodes, b
     shots, queries = episodes.support.x.shape[1] // parts, episodes.query.x.shape[1] // parts
     looks = {-(-n * shots // batch): n * queries for n in lengths(parts)}
     scores = [
-        task_scores(algorithm.predict(state, episodes.query.x[:, : looks[step]]), episodes.query.y[:, : looks[step]])
+        algorithm.spec.kind.scores(algorithm.predict(state, episodes.query.x[:, : looks[step]]), episodes.query.y[:, : looks[step]])
         for step, state in enumerate(walk)
         if step in looks
     ]

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
 from metarun.config import ConfigError
-from metarun.episodes import Episodes, Examples, Kind, TaskSpec
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import Kind, Regression
 from metarun.model.network import NetworkFactory
 
 
@@ -18,7 +19,7 @@ class Oracle(Algorithm):
         task_chunk: tasks taken at once, which bounds memory; null: what suits the network and the device.
     """
 
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"regression"})
+    kinds: ClassVar[tuple[type[Kind], ...]] = (Regression,)
     feedforward: ClassVar[bool] = True
 
     def __init__(self, spec: TaskSpec, network: NetworkFactory, task_chunk: int | None = None) -> None:

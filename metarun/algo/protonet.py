@@ -4,10 +4,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode, task_losses
-from metarun.episodes import Episodes, Examples, Kind, TaskSpec
+from metarun.algo.algorithm import Algorithm, BatchNormMode
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import Classification, Kind
 from metarun.model.network import NetworkFactory, embedding_width
 from metarun.model.norm import Statistics
 
@@ -28,7 +28,7 @@ class ProtoNet(Algorithm):
         common: see `Algorithm`.
     """
 
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    kinds: ClassVar[tuple[type[Kind], ...]] = (Classification,)
     feedforward: ClassVar[bool] = True
 
     def __init__(self, spec: TaskSpec, network: NetworkFactory, batch_norm: BatchNormMode = "running", **common: Any) -> None:
@@ -49,14 +49,12 @@ class ProtoNet(Algorithm):
         support, query = episodes.support, episodes.query
         embedded = self.embed_pooled(torch.cat([support.x, query.x], 1))
         n = support.x.shape[1]
-        return task_losses(-squared_distances(embedded[:, n:], class_means(embedded[:, :n], support)), query.y)
+        return self.spec.kind.losses(-squared_distances(embedded[:, n:], class_means(embedded[:, :n], support)), query.y)
 
 
 def class_means(embedded: Tensor, of: Examples) -> Tensor:
     """Mean embedding of the examples of each class: (T, n, d) → (T, ways, d). Each class has an example."""
-    if of.ways is None:
-        raise ValueError("a class mean needs labels")
-    members = F.one_hot(of.y, of.ways).to(embedded.dtype)
+    members = of.one_hot(embedded.dtype)
     return members.mT @ embedded / members.sum(1).unsqueeze(-1)
 
 

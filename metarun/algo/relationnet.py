@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm
 from metarun.config import require
-from metarun.episodes import Episodes, Examples, Kind, TaskSpec
+from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import Classification, Kind
 from metarun.model.layers import as_images, convolve, max_pool
 from metarun.model.network import Network, NetworkFactory, Weights, embedding_shape
 from metarun.model.norm import Norm
@@ -29,7 +30,7 @@ class RelationNet(Algorithm):
         common: see `Algorithm`.
     """
 
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    kinds: ClassVar[tuple[type[Kind], ...]] = (Classification,)
     feedforward: ClassVar[bool] = True
 
     def __init__(
@@ -49,10 +50,8 @@ class RelationNet(Algorithm):
 
     def adapt(self, support: Examples, steps: int | None = None) -> Tensor:
         """The sum of the feature maps of each class, (T, ways, *shape)."""
-        if support.ways is None:
-            raise ValueError("relation networks need labels")
         maps, _ = self.embed_support(support.x)
-        members = F.one_hot(support.y, support.ways).to(maps.dtype)
+        members = support.one_hot(maps.dtype)
         sums = members.mT @ maps.flatten(2)
         return sums.view(*sums.shape[:2], *maps.shape[2:])
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import task_losses
 from metarun.algo.inner_loop import Adam, Adapted, Descent, GradientLearner, Rule, one_head
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
@@ -97,7 +96,7 @@ class Reptile(GradientLearner):
     @torch.no_grad()
     def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
         end, adapting = self.end(episodes.support), self.adapting()
-        losses = task_losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
+        losses = self.spec.kind.losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
         self._seconds.append([end.carried[f"second.{name}"].sum(0) for name in adapting if end.carried])
         self._tasks += len(episodes)
         return losses, {name: w - end.weights[name] for name, w in adapting.items()}

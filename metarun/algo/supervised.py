@@ -26,7 +26,7 @@ class Supervised(Algorithm):
 
     def __init__(self, spec: TaskSpec, network: NetworkFactory, task_chunk: int | None = None) -> None:
         super().__init__(spec, batch_norm="running", task_chunk=task_chunk)
-        if spec.kind == "classification" and not spec.examples:
+        if spec.kind.classes and not spec.examples:
             raise ConfigError(
                 f"data={spec.name}: supervised learning needs classes that are the same in every task; choose data=split_mnist"
                 " or another stream (data.scenario=class), or algo=finetune"

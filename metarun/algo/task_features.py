@@ -16,18 +16,18 @@ from metarun.episodes import Episodes, Examples
 TASKS, VALUES, SIDE, RIDGE = 64, 2**19, 8, 1.0
 """Most tasks, and input numbers, that are looked at; the side that images are averaged to; the linear learner's penalty."""
 
-REGRESSION = (
+TARGETS = (
     *("input_mean", "input_std", "target_mean", "target_std", "target_min", "target_max", "target_skewness"),
     *("slope", "curvature", "cubic", "roughness"),
 )
-CLASSIFICATION = ("input_mean", "input_std", "within_class", "between_class", "class_overlap", "closest_classes")
+CLASSES = ("input_mean", "input_std", "within_class", "between_class", "class_overlap", "closest_classes")
 """Names of the columns of `meta_features`."""
 
 
 def task_features(data: Data, stages: list[Stage]) -> dict[str, float]:
     """Features of the training tasks of ``data`` by name; which names there are depends on the kind alone.
 
-    What a task looks like: `kind` (0 regression, 1 classification), `inputs` (log10 of their dimensions), `outputs`, `ways`,
+    What a task looks like: `kind` (0 targets, 1 classes), `inputs` (log10 of their dimensions), `outputs`, `ways`,
     `shots`, `queries`, `stages`. What is in it, the mean over tasks of `meta_features`. How hard it is, landmarks: the query error
     of the nearest support example, `nearest_error`, and of ridge regression, `linear_error`: the error rate on classification,
     on regression the squared error over that of the support targets' mean, cut at 10.
@@ -37,9 +37,9 @@ def task_features(data: Data, stages: list[Stage]) -> dict[str, float]:
     landmarks = torch.cat([_landmarks(one) for one in episodes]).double()
     classes, shape = data.train.ways, data.train
     errors = landmarks[:, :2].mean(0) / landmarks[:, 2].mean()
-    names = REGRESSION if data.spec.kind == "regression" else CLASSIFICATION
+    names = CLASSES if data.spec.kind.classes else TARGETS
     found = {
-        "kind": float(data.spec.kind == "classification"),
+        "kind": float(data.spec.kind.classes),
         "inputs": math.log10(math.prod(data.spec.input_shape)),
         "outputs": float(data.spec.outputs),
         "ways": float(classes or 0),
@@ -92,12 +92,12 @@ def _landmarks(episodes: Episodes) -> Tensor:
     nearest = torch.cdist(query.x, support.x, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
     mean, std = support.x.mean(1, keepdim=True), support.x.std((1, 2), keepdim=True) + 1e-6
     inputs, tests = ((x - mean) / std for x in (support.x, query.x))
-    targets = support.y.to(inputs.dtype) if support.ways is None else F.one_hot(support.y, support.ways).to(inputs.dtype)
+    targets = support.targets(inputs.dtype).to(inputs.dtype)
     level = targets.mean(1, keepdim=True)
     # In the space of examples: there are fewer of them than inputs have dimensions.
     gram = inputs @ inputs.mT + RIDGE * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
     linear = tests @ (inputs.mT @ torch.linalg.solve(gram, targets - level)) + level
-    if support.ways is not None:
+    if support.ways:
         wrong = [support.y.gather(1, nearest) != query.y, linear.argmax(-1) != query.y]
         return torch.stack([*(of.double().mean(1) for of in wrong), torch.ones(len(episodes), device=inputs.device)], 1)
     closest = support.y.gather(1, nearest.unsqueeze(-1).expand(-1, -1, support.y.shape[-1]))

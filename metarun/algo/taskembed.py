@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from metarun.algo.algorithm import task_losses
 from metarun.algo.inner_loop import Adapted, Descent, Rule, UnrolledLearner, one_head
 from metarun.algo.meta_features import count, meta_features
 from metarun.algo.metalearner import SetEncoder
@@ -76,7 +75,7 @@ class TaskEmbed(UnrolledLearner):
         require(temperature > 0, "temperature", temperature, "a number above 0")
         for key, value in {"size": size, "width": width, "remembered": remembered}.items():
             require(value > 0, key, value, "1 or more")
-        require(adapt == "steps" or spec.kind == "regression", "adapt", adapt, "steps: labels mean something else in every task")
+        require(adapt == "steps" or not spec.kind.classes, "adapt", adapt, "steps: labels mean something else in every task")
         self.inner_lr, self.encoder, self.temperature, self.outer = inner_lr, encoder, temperature, outer
         self.nearest = adapt == "nearest"
         if encoder == "features":
@@ -124,8 +123,7 @@ class TaskEmbed(UnrolledLearner):
         norm = self.norm(query=False, record=record, statistics=self.embedding.statistics)
         embedded = self.embedding(self.embedding.weights(), examples.x, norm).flatten(2)
         self.observe(norm, self.embedding.statistics)
-        labels = examples.y if examples.ways is None else F.one_hot(examples.y, examples.ways).to(embedded.dtype)
-        vectors: Tensor = self.to_vector(self.set_encoder(embedded, labels))
+        vectors: Tensor = self.to_vector(self.set_encoder(embedded, examples.targets(embedded.dtype)))
         return F.normalize(vectors, dim=1) if self.encoder == "similarity" else vectors
 
     def initial(self, support: Examples) -> Weights:
@@ -215,7 +213,7 @@ class TaskEmbed(UnrolledLearner):
         """Query loss at the adapted weights, (T,)."""
         if self.nearest:
             self._remember(end)
-        return task_losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
+        return self.spec.kind.losses(self.predict(self.with_statistics(end), episodes.query.x), episodes.query.y)
 
     def metric_losses(self, episodes: Episodes) -> Tensor:
         """How far each support set is from the queries of its own task beside those of the others, (T,).

@@ -24,6 +24,7 @@ from metarun.algo.algorithm import Algorithm, eval_mode
 from metarun.config import ConfigError
 from metarun.data.source import TaskSource
 from metarun.episodes import Episodes
+from metarun.kinds import Kind
 from metarun.model.layers import Call, recorded
 from metarun.model.network import Weights
 
@@ -50,13 +51,15 @@ def fisher(algorithm: Algorithm, source: TaskSource, labels: Labels = "sampled",
         samples: episodes; None: all of a finite source, else 500.
     """
     if labels != "sampled":
-        return episode_gradients(algorithm, source, samples, torch.square, lambda out, y: scores(out, y, labels))
+        return episode_gradients(
+            algorithm, source, samples, torch.square, lambda out, y: scores(algorithm.spec.kind, out, y, labels)
+        )
     total = {name: torch.zeros_like(w) for name, w in algorithm.named_parameters() if w.requires_grad}
     weights = [algorithm.get_parameter(name) for name in total]
     count = 0
     with eval_mode(algorithm):
         for episodes in batches(source, samples):
-            (losses,) = scores(*algorithm.outputs_and_targets(episodes), labels)
+            (losses,) = scores(algorithm.spec.kind, *algorithm.outputs_and_targets(episodes), labels)
             gradients = torch.autograd.grad(losses.sum(), weights, allow_unused=True)
             for sum_of_squares, gradient in zip(total.values(), gradients, strict=True):
                 if gradient is not None:
@@ -70,15 +73,16 @@ def sensitivity(algorithm: Algorithm, source: TaskSource, samples: int | None = 
     return episode_gradients(algorithm, source, samples, torch.abs, lambda out, y: iter([out.square().sum((1, 2))]))
 
 
-def scores(outputs: Tensor, y: Tensor, labels: Labels) -> Iterator[Tensor]:
+def scores(kind: Kind, outputs: Tensor, y: Tensor, labels: Labels) -> Iterator[Tensor]:
     """−log p of each episode's labels, (T,); for "exact" one a label, times √p, so that its square counts by p.
 
     Args:
+        kind: of task.
         outputs: of the learner, (T, n, outputs).
         y: the data's labels (T, n), or targets (T, n, outputs).
         labels: whose score it is.
     """
-    if y.is_floating_point():
+    if not kind.classes:
         if labels not in ("sampled", "true"):
             raise ConfigError(f"cl.labels={labels}: for classes; choose sampled")
         y = y if labels == "true" else outputs.detach() + torch.randn_like(outputs)

@@ -64,7 +64,7 @@ class LwF(ContinualMethod):
         with torch.no_grad():
             targets, _ = self.teacher.outputs_and_targets(plain)
         outputs, _ = algorithm.outputs_and_targets(plain)
-        if algorithm.spec.kind == "regression":
+        if not algorithm.spec.kind.classes:
             return self._share() * F.mse_loss(outputs, targets)
         if self.masks is not None:
             targets, outputs = (logits.masked_fill(~self.masks, -torch.inf) for logits in (targets, outputs))

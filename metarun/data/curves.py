@@ -8,6 +8,7 @@ from torch import Tensor
 from metarun.config import RangeError, require
 from metarun.data.source import Data, Split, Stage, TaskShape, TaskSource, numbered
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import REGRESSION
 from metarun.rng import bits, derive, normal, uniform
 
 Interval = tuple[float, float]
@@ -53,7 +54,7 @@ class CurveData(Data):
             low, high = bounds[stage_by]
             require(low < high, "stage_by", stage_by, f"what varies; data.{stage_by} is always {low:g}")
             require(stage_by not in changed, f"test_{stage_by}", changed.get(stage_by), "null where stages divide it")
-        self.spec = TaskSpec("regression", (1,), 1, 1, name, parameters=tuple(key for key in bounds if key != "x"))
+        self.spec = TaskSpec(REGRESSION, (1,), 1, 1, name, parameters=tuple(key for key in bounds if key != "x"))
         self.name, self.seed, self.function, self.noise = name, seed, function, noise
         self.bounds, self.test_bounds = dict(bounds), {**bounds, **changed}
         self.train, self.test, self.parts, self.stage_by = train, test, stages or 1, stage_by

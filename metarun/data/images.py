@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from metarun.config import RangeError, require
 from metarun.data.source import Data, Split, Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.rng import bits, choose, derive
 
 Numbers = NDArray[np.int64]
@@ -46,7 +47,7 @@ class Classes:
 
     def check(self, shape: TaskShape, where: str, key: str = "") -> None:
         """Raise a `RangeError` where these classes cannot fill a task of this shape; ``key`` is "" or "train_"."""
-        if shape.ways is not None and shape.ways > len(self):
+        if shape.ways and shape.ways > len(self):
             raise RangeError(f"data.{key}ways", shape.ways, f"at most the {len(self)} classes of the {where}")
         fewest = int(self.size.min())
         if shape.shots + shape.queries > fewest:
@@ -95,10 +96,8 @@ class ImageData(Data):
         test_groups: Sequence[int] | None = None,
         collection: str | None = None,
     ) -> None:
-        if train.ways is None or test.ways is None:
-            raise ValueError("tasks of images are classification: they have ways")
         require(crop >= 0, "crop", crop, "0 or more pixels")
-        if test_groups is not None and test.ways > min(test_groups):
+        if test_groups is not None and test.classes > min(test_groups):
             raise RangeError("data.ways", test.ways, f"at most the {min(test_groups)} classes of the smallest group of the test")
         self.collection = collection or name
         self.crop, self.flip, self.views, self.test_groups = crop, flip, views or {}, test_groups
@@ -113,7 +112,7 @@ class ImageData(Data):
                 where = f"{split} split" + (f" of stage {stage}" if len(parts) > 1 else "")
                 members.check(self._shape(split), where, "train_" if own else "")
         in_training = sum(len(of["train"]) for of in self.parts.values())
-        self.spec = TaskSpec("classification", tuple(images.shape[1:]), test.ways, train.ways, name, in_training)
+        self.spec = TaskSpec(CLASSIFICATION, tuple(images.shape[1:]), test.classes, train.classes, name, in_training)
 
     def bring(self, shape: tuple[int, ...]) -> None:
         """Have every image scaled to ``shape`` (C, H, W), after what a stage does to it: what a network made for others takes."""
@@ -238,9 +237,7 @@ class ImageTasks(TaskSource):
         self.key, self.images, self.shape, self.turn = key, images, shape, turn
         self.crop, self.flip, self.view, self.first_class = crop, flip, view, first_class
         self.start, self.size = classes.start.to(images.device), classes.size.to(images.device)
-        if shape.ways is None:
-            raise ValueError("image tasks are classification: shape.ways is None")
-        self.ways = shape.ways
+        self.ways = shape.classes
 
     def sample(self, ids: Tensor) -> Episodes:
         ways, shots, per_class = self.ways, self.shape.shots, self.shape.shots + self.shape.queries

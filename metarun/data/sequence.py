@@ -10,6 +10,7 @@ from metarun.config import CONFIGS, ConfigError, nearest, require
 from metarun.data.images import ImageData
 from metarun.data.source import Data, Split, Stage, numbered, task_shapes
 from metarun.episodes import TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.rng import derive
 
 
@@ -74,7 +75,7 @@ class Sequence(Data):
         """How many times each has come before; then it has other tasks of the same classes."""
         self.redraw(seed)
         in_training = sum(data.spec.train_classes or 0 for data in self.sets)
-        self.spec = TaskSpec("classification", (channels, size, size), ways, train_ways or ways, "sequence", in_training)
+        self.spec = TaskSpec(CLASSIFICATION, (channels, size, size), ways, train_ways or ways, "sequence", in_training)
 
     def stages(self, device: torch.device) -> list[Stage]:
         made: list[Stage] = []

@@ -10,6 +10,7 @@ from metarun.data.curves import CurveTasks, Interval
 from metarun.data.sine import wave
 from metarun.data.source import Data, Stage, TaskShape, TaskSource, task_shapes
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import REGRESSION
 from metarun.rng import derive
 
 
@@ -43,7 +44,7 @@ class SineStream(Data):
         self.seed, self.functions = seed, functions
         self.bounds = {"amplitude": amplitude, "phase": phase, "frequency": (1.0, 1.0), "x": x}
         self.train, self.test = task_shapes(None, shots, queries, None, train_shots, train_queries)
-        self.spec = TaskSpec("regression", (1 + functions,), 1, 1, "sine_stream", parts=functions)
+        self.spec = TaskSpec(REGRESSION, (1 + functions,), 1, 1, "sine_stream", parts=functions)
 
     def stages(self, device: torch.device) -> list[Stage]:
         shapes = {"train": self.train, "val": self.test, "test": self.test}

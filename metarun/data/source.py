@@ -45,7 +45,7 @@ class TaskSource(ABC):
         return [part.half() if part.is_floating_point() else part for part in (*tasks.support[:2], *tasks.query[:2])]
 
     def classes(self, ids: Tensor) -> set[Hashable] | None:
-        """Names of the different classes in the tasks ``ids`` (T,); None for regression, or where they are unknown."""
+        """Names of the different classes in the tasks ``ids`` (T,); None where there are none, or where they are unknown."""
         return None
 
 
@@ -70,11 +70,22 @@ def numbered(stages: Iterable[Stage]) -> list[Stage]:
 
 @dataclass(frozen=True)
 class TaskShape:
-    """How large a task is: classes (None: regression), support examples and queries of each class."""
+    """How large a task is: classes (None: there are none), support examples and queries of each class."""
 
     ways: int | None
     shots: int
     queries: int
+
+    @property
+    def classes(self) -> int:
+        """``ways``, where a task must have some.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.ways is None:
+            raise ValueError("expected tasks with classes, found ways=None")
+        return self.ways
 
 
 class Data(ABC):

@@ -9,6 +9,7 @@ from torch import Tensor
 from metarun.data.images import Classes, ImageData, Numbers, View, fits, pixels
 from metarun.data.source import Split, Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.rng import bits, derive
 
 Scenario = Literal["task", "domain", "class"]
@@ -56,7 +57,7 @@ class ImageStream(ImageData):
         super().__init__(name, seed, images, classes, parts, one, one, views=views, collection=collection)
         self.train = self.test = TaskShape(sum(widths) if scenario == "class" else max(widths), shots=0, queries=1)
         outputs = max(widths) if scenario == "domain" else sum(widths)
-        self.spec = TaskSpec("classification", tuple(images.shape[1:]), outputs, outputs, name, examples=True)
+        self.spec = TaskSpec(CLASSIFICATION, tuple(images.shape[1:]), outputs, outputs, name, examples=True)
 
     def stages(self, device: torch.device, first_class: int = 0) -> list[Stage]:
         if self.scenario is None:

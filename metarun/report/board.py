@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metarun.metric import ACCURACY, KNOWN, Metric
 from metarun.report.published import Published, papers
 from metarun.report.records import Cell, Measured, Record, cells
 from metarun.report.statistics import over_seeds
@@ -38,8 +39,9 @@ class Entry:
         return [float("nan") if (mean := run.figures[self.figure][0]) is None else mean for run in self.runs]
 
     @property
-    def metric(self) -> str:
-        return self.record.metric if self.record else "accuracy"
+    def metric(self) -> Metric:
+        """That of its record; an entry without a record has nothing to show in it."""
+        return KNOWN[self.record.metric] if self.record else ACCURACY
 
     @property
     def verdict(self) -> str:
@@ -63,7 +65,7 @@ class Entry:
         first = [f"`{self.cell.name}`", self.figure if self.figure not in ("test", "acc") else ""]
         if not self.runs:
             return [*first, "", "", told, "", NOT_RUN, *[""] * 7]
-        digits = 2 if self.metric == "accuracy" else 3
+        digits = self.metric.digits
         mean, ci95 = over_seeds(self.values)
         measured = f"{mean:.{digits}f}" + ("" if ci95 is None else f" ± {ci95:.{digits}f}") if np.isfinite(mean) else "not finite"
         tasks = [ci for run in self.runs if (ci := run.figures[self.figure][1]) is not None]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarun.files import json_lines, replacing
+from metarun.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def fits(examples: Sequence[Fit]) -> "Figure":
     return figure
 
 
-def learning_curve(metrics: Path, metric: str) -> "Figure":
+def learning_curve(metrics: Path, metric: Metric) -> "Figure":
     """Training loss and validation score by outer update, from a run's metrics.jsonl."""
     lines = json_lines(metrics)
     figure, (left, right) = _figure(2, 1, width=4.5)
@@ -74,17 +75,17 @@ def learning_curve(metrics: Path, metric: str) -> "Figure":
         if 0 < 10 * min(values) < max(values):
             left.set_yscale("log")
     left.set(xlabel="outer updates", ylabel="training loss")
-    tag = f"val/{metric}"
+    tag = f"val/{metric.name}"
     scores = [(line["step"], line[tag], line.get("ci95") or 0.0) for line in lines if line.get(tag) is not None]
     if scores:
         steps, mean, ci = (np.array(column) for column in zip(*scores, strict=True))
         right.plot(steps, mean, **LINE)
         right.fill_between(steps, mean - ci, mean + ci, color=COLOURS[3], **BAND)
-    right.set(xlabel="outer updates", ylabel=f"validation {metric}, 95 % interval")
+    right.set(xlabel="outer updates", ylabel=f"validation {metric.name}, 95 % interval")
     return figure
 
 
-def adaptation_curve(by_step: Sequence[dict[str, Any]], metric: str) -> "Figure":
+def adaptation_curve(by_step: Sequence[dict[str, Any]], metric: Metric) -> "Figure":
     """The test score by inner step, with its interval over tasks."""
     figure, (ax,) = _figure(1, 1, width=4.5)
     known = [row for row in by_step if row["mean"] is not None]
@@ -94,34 +95,35 @@ def adaptation_curve(by_step: Sequence[dict[str, Any]], metric: str) -> "Figure"
         yerr=[row["ci95"] or 0.0 for row in known],
         **INTERVALS,
     )
-    ax.set(xlabel="inner steps", ylabel=f"test {metric}, 95 % interval")
+    ax.set(xlabel="inner steps", ylabel=f"test {metric.name}, 95 % interval")
     return figure
 
 
-def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], metric: str) -> "Figure":
+def stage_matrix(R: Sequence[Sequence[float | None]], stages: Sequence[str], metric: Metric) -> "Figure":
     """R as a heat map: a row for each point in time, a column for each stage."""
     values = np.array(R, dtype=np.float64)
     figure, (ax,) = _figure(1, 1, width=1.8 + 0.9 * len(stages), height=1.5 + 0.6 * len(values))
-    image = ax.imshow(values, cmap="viridis" if metric == "accuracy" else "viridis_r", aspect="auto")
+    image = ax.imshow(values, cmap=_map(metric), aspect="auto")
     ax.grid(visible=False)
     low, high = np.nanmin(values), np.nanmax(values)
     for (i, j), value in np.ndenumerate(values):
         dark = (value - low) / max(high - low, 1e-12) < 0.5
-        colour = "white" if dark == (metric == "accuracy") else "black"
+        colour = "white" if dark == metric.higher_is_better else "black"
         ax.text(j, i, f"{value:.3g}", ha="center", va="center", color=colour, **SMALL)
     ax.set_xticks(range(len(stages)), stages, **SLANTED)
     after = [f"after {name}" for name in stages] if len(values) > len(stages) else ["after the stream"]
     ax.set_yticks(range(len(values)), ["untrained", *after], **SMALL)
     ax.set_xlabel("tested on")
-    figure.colorbar(image, ax=ax, label=metric)
+    figure.colorbar(image, ax=ax, label=metric.name)
     return figure
 
 
-def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | None]]]], metrics: Mapping[str, str]) -> "Figure":
+def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | None]]]], metrics: Mapping[str, Metric]) -> "Figure":
     """R of many runs, a panel each: time goes down, stages go across.
 
     Args:
-        found: R by row of the figure and, in it, by column. The panels of a row have one scale, errors a logarithmic one.
+        found: R by row of the figure and, in it, by column. The panels of a row have one scale, a logarithmic one for a
+            heavy-tailed metric.
         metrics: of each row.
     """
     from matplotlib.colors import LogNorm, Normalize
@@ -139,8 +141,8 @@ def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | No
     for panels, (title, row) in zip(np.reshape(axes, (len(found), len(columns))), found.items(), strict=True):
         values = {name: np.array(R, dtype=np.float64) for name, R in row.items()}
         low, high = (edge([edge(R) for R in values.values()]) for edge in (np.nanmin, np.nanmax))
-        error = metrics[title] != "accuracy"
-        scale = LogNorm(max(low, 1e-6), high) if error else Normalize(low, high)
+        metric = metrics[title]
+        scale = LogNorm(max(low, 1e-6), high) if metric.heavy_tailed else Normalize(low, high)
         for ax, name in zip(panels, columns, strict=True):
             ax.grid(visible=False)
             ax.set_xticks([])
@@ -148,19 +150,19 @@ def stage_matrices(found: Mapping[str, Mapping[str, Sequence[Sequence[float | No
             if ax.get_subplotspec().is_first_row():
                 ax.set_title(heads[name], **SMALL)
             if name in values:
-                image = ax.imshow(values[name], cmap="viridis_r" if error else "viridis", norm=scale, aspect="auto")
+                image = ax.imshow(values[name], cmap=_map(metric), norm=scale, aspect="auto")
             else:
                 ax.spines[:].set_visible(False)
         panels[0].set_ylabel(titles[title], rotation=0, ha="right", va="center", multialignment="left", **SMALL)
         bar = figure.colorbar(image, ax=list(panels))
-        bar.set_label(metrics[title], **SMALL)
+        bar.set_label(metric.name, **SMALL)
         bar.ax.tick_params(labelsize=SMALL["fontsize"])
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
 def beside_published(
-    rows: Mapping[str, tuple[float, float | None, tuple[float | None, float | None] | None]], unit: str
+    rows: Mapping[str, tuple[float, float | None, tuple[float | None, float | None] | None]], metric: Metric
 ) -> "Figure":
     """A line a row: the measured figure with its interval, and the published one with its own, where it is told."""
     figure, (ax,) = _figure(1, 1, width=7.0, height=1.0 + 0.32 * len(rows))
@@ -176,12 +178,12 @@ def beside_published(
             point("published", told[0], told[1], place + 0.15, COLOURS[2], "s")
         point("measured", mean, ci, place - 0.15, COLOURS[3], "o")
     ax.set_yticks(range(len(rows)), list(rows), **SMALL)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{unit}, 95 % interval")
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{metric.label}, 95 % interval")
     ax.legend(**BESIDE)
     return figure
 
 
-def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]], unit: str) -> "Figure":
+def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]], metric: Metric) -> "Figure":
     """A panel a horizontal axis, two in a row: curves by name, each x, mean and half the width of its band."""
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
@@ -196,8 +198,8 @@ def curves(panels: Mapping[str, Sequence[tuple[str, Numbers, Numbers, Numbers]]]
         for name, x, mean, ci in panel:
             ax.plot(x, mean, color=colours[name], linewidth=1.2, marker="o" if len(x) < 12 else None, markersize=3, label=name)
             ax.fill_between(x, mean - ci, mean + ci, color=colours[name], **BAND)
-        ax.set(xlabel=axis, ylabel=unit)
-        if not unit.startswith("accuracy") and all((mean > 0).all() for _, _, mean, _ in panel):
+        ax.set(xlabel=axis, ylabel=metric.label)
+        if metric.heavy_tailed and all((mean > 0).all() for _, _, mean, _ in panel):
             ax.set_yscale("log")
     lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
     short = [textwrap.shorten(str(name), 90, placeholder=" …") for name in lines]
@@ -216,12 +218,12 @@ def presentations(rows: Sequence[dict[str, Any]], ways: int) -> "Figure":
     return figure
 
 
-def by_length(rows: Sequence[dict[str, Any]], metric: str) -> "Figure":
+def by_length(rows: Sequence[dict[str, Any]], metric: Metric) -> "Figure":
     """The score on what has been learned so far, by the length of the stream, with its interval over streams."""
     figure, (ax,) = _figure(1, 1, width=4.5)
     length, mean, ci = (np.array([row[key] for row in rows], np.float64) for key in ("length", "mean", "ci95"))
     ax.errorbar(length, mean, yerr=np.nan_to_num(ci), **INTERVALS)
-    ax.set(xlabel="classes or functions so far", ylabel=f"test {metric} on them, 95 % interval")
+    ax.set(xlabel="classes or functions so far", ylabel=f"test {metric.name} on them, 95 % interval")
     return figure
 
 
@@ -239,7 +241,7 @@ def task_vectors(components: Numbers, parameters: Mapping[str, Numbers]) -> "Fig
     return figure
 
 
-def stage_curves(R: Sequence[Sequence[float | None]], stages: Sequence[str], metric: str) -> "Figure":
+def stage_curves(R: Sequence[Sequence[float | None]], stages: Sequence[str], metric: Metric) -> "Figure":
     """How each stage's score goes as the learner is trained on one stage after another: R's columns, and their mean."""
     values = np.array(R, dtype=np.float64)
     figure, (ax,) = _figure(1, 1, width=5.5)
@@ -249,12 +251,12 @@ def stage_curves(R: Sequence[Sequence[float | None]], stages: Sequence[str], met
         ax.plot(j + 1, values[j + 1, j], "o", color=colour, markersize=7)  # just learned
     ax.plot(values.mean(1), label="mean", **DOTTED)
     ax.set_xticks(range(len(values)), ["untrained", *stages], **SLANTED)
-    ax.set(xlabel="trained up to", ylabel=f"test {metric}")
+    ax.set(xlabel="trained up to", ylabel=f"test {metric.name}")
     ax.legend(**BESIDE)
     return figure
 
 
-def online(scores: Sequence[float], rounds: Sequence[int], stages: Sequence[str], metric: str) -> "Figure":
+def online(scores: Sequence[float], rounds: Sequence[int], stages: Sequence[str], metric: Metric) -> "Figure":
     """The score of each round's tasks before their labels were seen, smoothed, over the stage that it came from."""
     figure, (ax,) = _figure(1, 1, width=9.0)
     width = max(len(scores) // 200, 1)
@@ -266,9 +268,9 @@ def online(scores: Sequence[float], rounds: Sequence[int], stages: Sequence[str]
         ax.axvspan(first, end, color=colours[stage], alpha=0.25, linewidth=0, label=None if stage in named else stages[stage])
         named.add(stage)
     ax.plot(np.arange(len(smooth)) + width - 1, smooth, color=INK, linewidth=0.8)
-    if metric == "mse":
+    if metric.heavy_tailed:
         ax.set_yscale("log")
-    ax.set(xlabel="round", ylabel=f"online {metric}, mean of {width} rounds" if width > 1 else f"online {metric}")
+    ax.set(xlabel="round", ylabel=f"online {metric.name}, mean of {width} rounds" if width > 1 else f"online {metric.name}")
     ax.legend(**BESIDE)
     return figure
 
@@ -308,6 +310,11 @@ def close(figure: "Figure") -> None:
 def _wrapped(text: str, width: int) -> str:
     """Its lines, each broken where it is longer than ``width``."""
     return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""])
+
+
+def _map(metric: Metric) -> str:
+    """A colour map that is brightest where the learner is best."""
+    return "viridis" if metric.higher_is_better else "viridis_r"
 
 
 def _colours(count: int) -> list[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarun.files import replacing
+from metarun.metric import Metric
 from metarun.report import figures
 from metarun.report.runs import Run
 from metarun.report.statistics import Paired, holm, paired, t_quantile
@@ -49,7 +50,7 @@ class Method:
     runs: list[Run]
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         return self.runs[0].metric
 
     def tested_on(self) -> set[str]:
@@ -149,7 +150,7 @@ def _results(found: Sequence[Method]) -> Iterator[str]:
     lines = []
     for method in found:
         results = [run.results for run in method.runs]
-        digits = 2 if method.metric == "accuracy" else 3
+        digits = method.metric.digits
         merit = [mean_of([score(run, key)[0] for run in method.runs], digits) for key in MERIT]
         within = [score(run, "test")[1] for run in method.runs]
         spread = [ci for ci in within if ci is not None]
@@ -159,7 +160,7 @@ def _results(found: Sequence[Method]) -> Iterator[str]:
                 *(cell if isinstance(cell, str) else cell.text() for cell in merit),
                 f"± {np.mean(spread):.{digits}f}" if spread else "",
                 str(len(method.runs)),
-                f"{results[0]['test'][method.metric]['n_tasks']:,}",
+                f"{method.runs[0].test['n_tasks']:,}",
                 html.escape(str(results[0]["protocol"]["batch_norm"] or "")),
                 f"{method.runs[0].updates:,}",
                 f"{np.mean([found['train']['seconds'] for found in results]):.0f}",
@@ -215,7 +216,7 @@ def _tests(found: Sequence[Method]) -> Iterator[str]:
 def _lines(tests: Sequence[tuple[Method, Method, Paired]]) -> list[list[str]]:
     lines = []
     for (best, other, test), corrected in zip(tests, holm([test.p for *_, test in tests]), strict=True):
-        scale, digits = (100.0, 2) if other.metric == "accuracy" else (1.0, 3)
+        scale, digits = other.metric.scale, other.metric.digits
         shared = best.tested_on() & other.tested_on()
         lines.append(
             [
@@ -279,9 +280,8 @@ def compare(a: Method, b: Method) -> Paired | None:
     return paired(x, y) if len(x) > 1 else None
 
 
-def _curves(found: Sequence[Method], metric: str) -> Iterator[str]:
+def _curves(found: Sequence[Method], metric: Metric) -> Iterator[str]:
     shown = found[:CURVES]
-    unit = "accuracy, %" if metric == "accuracy" else "mean squared error"
     pictures = {
         "outer updates": [curve for method in shown if (curve := learning_curve(method, "updates"))],
         "seconds of training": [curve for method in shown if (curve := learning_curve(method, "seconds"))],
@@ -290,9 +290,10 @@ def _curves(found: Sequence[Method], metric: str) -> Iterator[str]:
     }
     pictures = {name: curves for name, curves in pictures.items() if curves}
     if pictures:
-        yield f"<h2>Curves: {unit}</h2><p>Validation against updates, time and tasks; the test by inner step. Bands: 95 % intervals"
+        yield f"<h2>Curves: {html.escape(metric.label)}</h2>"
+        yield "<p>Validation against updates, time and tasks; the test by inner step. Bands: 95 % intervals"
         yield f"over seeds.{f' The first {CURVES} of {len(found)} methods.' if len(found) > CURVES else ''}</p>"
-        yield _image(figures.curves(pictures, unit), f"{unit} against {', '.join(pictures)}")
+        yield _image(figures.curves(pictures, metric), f"{metric.label} against {', '.join(pictures)}")
 
 
 def _matrices(found: Sequence[Method]) -> Iterator[str]:
@@ -317,7 +318,7 @@ def _matrices(found: Sequence[Method]) -> Iterator[str]:
 
 def learning_curve(method: Method, axis: str) -> Curve | None:
     """The validation score over seeds against `updates`, `seconds` or `tasks`; None where there is none, or one a stage."""
-    tag = f"val/{method.metric}"
+    tag = f"val/{method.metric.name}"
     rows: list[dict[int, tuple[float, float]]] = []
     for run in method.runs:
         tasks = run.results["protocol"]["train"]["tasks"]
@@ -351,10 +352,9 @@ def _clock(speeds: Sequence[tuple[int, float]], tasks: int) -> Callable[[int], f
     return lambda step: float(np.interp(step, steps, seconds))
 
 
-def _band(values: Sequence[Sequence[float]], metric: str) -> tuple[Numbers, Numbers]:
-    """Means over seeds and their 95 % intervals, for rows of values; accuracies in per cent."""
-    scale = 100.0 if metric == "accuracy" else 1.0
-    array = scale * np.array(values, np.float64)
+def _band(values: Sequence[Sequence[float]], metric: Metric) -> tuple[Numbers, Numbers]:
+    """Means over seeds and their 95 % intervals, for rows of values, as shown."""
+    array = metric.scale * np.array(values, np.float64)
     count = array.shape[1]
     error = t_quantile(count - 1) * array.std(1, ddof=1) / count**0.5 if count > 1 else np.zeros(len(array))
     return array.mean(1), error
@@ -378,10 +378,10 @@ def _image(figure: "Figure", alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
 
 
-def _rank(values: Sequence[float | None], metric: str) -> float:
+def _rank(values: Sequence[float | None], metric: Metric) -> float:
     """By their mean, the best first; what is not finite comes last."""
     mean = float(np.mean([np.inf if value is None else value for value in values]))
-    return (-mean if metric == "accuracy" else mean) if np.isfinite(mean) else np.inf
+    return -metric.sign * mean if np.isfinite(mean) else np.inf
 
 
 def _alike(R: Sequence[Sequence[Sequence[float | None]]]) -> bool:

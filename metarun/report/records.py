@@ -16,6 +16,7 @@ import yaml
 
 from metarun.config import CONFIGS, FORMER, ConfigError
 from metarun.files import replacing
+from metarun.metric import KNOWN
 from metarun.report.protocol import flat
 from metarun.report.published import Published, published
 from metarun.report.runs import ASIDE, Run
@@ -75,6 +76,7 @@ class Record:
     cell: str
     command: str
     metric: str
+    """Its name, one of `metarun.metric.KNOWN`."""
     protocol: dict[str, Any]
     """See `protocol`."""
     runs: list[Measured] = field(default_factory=list)
@@ -114,8 +116,7 @@ def departures(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tup
 
 def start(cell: Cell, run: Run) -> Record:
     """A record of ``cell`` without figures, of the protocol that ``run`` had."""
-    metric = "accuracy" if run.results["task"]["kind"] == "classification" else "mse"
-    return Record(cell.name, cell.command, metric, protocol(run.configuration))
+    return Record(cell.name, cell.command, run.metric.name, protocol(run.configuration))
 
 
 def measure(run: Run, cell: Cell) -> Measured:
@@ -173,6 +174,8 @@ def read(folder: Path) -> dict[str, Record]:
         try:
             content = json.loads(path.read_text())
             record = Record(**{**content, "runs": [Measured(**run) for run in content["runs"]]})
+            if record.metric not in KNOWN:
+                raise ValueError(f"metric={record.metric}: expected {' or '.join(KNOWN)}")
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{path}: not a record of a published cell ({error})") from None
         found[record.cell] = record

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from metarun.config import NO_EFFECT, ConfigError
 from metarun.files import json_lines, read_results
+from metarun.metric import Metric, recorded
 from metarun.report.protocol import departures, repeats
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,15 @@ class Run:
         return int(self.results.get("seed", self.said.get("seed", 0)))
 
     @property
-    def metric(self) -> str:
-        """Of the test: accuracy or mse."""
-        return "accuracy" if "accuracy" in self.results["test"] else "mse"
+    def metric(self) -> Metric:
+        """What its test measured."""
+        return recorded(self.results)
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """The mean of the test with its interval and the number of tasks."""
+        found: Mapping[str, Any] = self.results["test"][self.metric.name]
+        return found
 
     @property
     def updates(self) -> int:
@@ -154,7 +161,7 @@ class Run:
             log.warning("%s: not readable (%s): left out", path, error)
             return None
         scores = scores[~np.isnan(scores)]  # stages with fewer tasks than another are filled up with NaN
-        whole = len(scores) == self.results["test"][self.metric]["n_tasks"] and np.isfinite(scores).all()
+        whole = len(scores) == self.test["n_tasks"] and np.isfinite(scores).all()
         return scores if whole else None
 
 

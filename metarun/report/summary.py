@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+from metarun.metric import Metric, recorded
+
 STEPS_SHOWN = (0, 1, 2, 3, 5, 10)
 
 
 def describe(results: Mapping[str, Any]) -> str:
     """The test figures with their intervals, by inner step where there are steps, and what they were measured under."""
     test = results["test"]
-    metric = "accuracy" if "accuracy" in test else "mse"
+    metric = recorded(results)
     protocol, train = results["protocol"], results["train"]
     unit = "tasks" if results["protocol"]["shots"] else "examples"
-    groups = [(f"{test[metric]['n_tasks']:,} test {unit}", test)]
+    groups = [(f"{test[metric.name]['n_tasks']:,} test {unit}", test)]
     if "first_tasks" in test:
-        groups.append((f"first {test['first_tasks'][metric]['n_tasks']:,}", test["first_tasks"]))
-    name, also = ("accuracy, %", "") if metric == "accuracy" else ("mean squared error", " (median)")
-    lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{name}, mean ± 95 % interval over {unit}{also}"]
+        groups.append((f"first {test['first_tasks'][metric.name]['n_tasks']:,}", test["first_tasks"]))
+    also = " (median)" if metric.heavy_tailed else ""
+    lines = ["", f"{'inner steps':<12}" * ("by_step" in test) + f"{metric.label}, mean ± 95 % interval over {unit}{also}"]
     if "by_step" in test:
         last, scored = test["by_step"][-1]["step"], (test.get("steps") or {}).get("n")
         if len(groups) > 1:
@@ -24,17 +26,17 @@ def describe(results: Mapping[str, Any]) -> str:
         for rows in zip(*(group["by_step"] for _, group in groups), strict=True):
             step = rows[0]["step"]
             if step in (*STEPS_SHOWN, scored, last) or step > max(STEPS_SHOWN):
-                cells = "".join(f"{_cell(row, metric, median=True):<26}" for row in rows)
+                cells = "".join(f"{_cell(row, metric):<26}" for row in rows)
                 lines.append(f"{step:<12}{cells}".rstrip())
     else:
-        lines += [f"{_cell(group[metric], metric, median=True):<26}{title}" for title, group in groups]
+        lines += [f"{_cell(group[metric.name], metric):<26}{title}" for title, group in groups]
     if test.get("steps"):
         lines.append(f"The score is that after {_steps(test['steps'])}.")
     if test.get("diverged"):
-        lines.append(_diverged(test["diverged"], test[metric]["n_tasks"]))
-    bad = test[metric]["n_nonfinite"]
+        lines.append(_diverged(test["diverged"], test[metric.name]["n_tasks"], metric))
+    bad = test[metric.name]["n_nonfinite"]
     if bad:
-        lines.append(f"{bad:,} of {test[metric]['n_tasks']:,} tasks are not finite; median {test[metric]['median']}")
+        lines.append(f"{bad:,} of {test[metric.name]['n_tasks']:,} tasks are not finite; median {test[metric.name]['median']}")
     skipped = results["train"].get("n_nonfinite")
     if skipped:
         lines.append(f"{skipped:,} of {results['train']['iterations']:,} updates were not finite, and taken back")
@@ -51,8 +53,8 @@ def describe(results: Mapping[str, Any]) -> str:
         ]
         if found.get("online"):
             seen = found["online"]
-            mean = "not finite" if seen[metric] is None else f"{seen[metric]:.4g}"
-            said = f"online {metric} {mean} over {seen['rounds']:,} rounds with {seen['switches']} switches of stage"
+            mean = "not finite" if seen[metric.name] is None else f"{seen[metric.name]:.4g}"
+            said = f"online {metric.name} {mean} over {seen['rounds']:,} rounds with {seen['switches']} switches of stage"
             guessed = len(seen["boundaries"])
             lines.append(said + f", {guessed} boundaries guessed" * bool(guessed))
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
@@ -63,7 +65,7 @@ def describe(results: Mapping[str, Any]) -> str:
         kind = f"examples, {protocol['ways']} classes"
     lines += [
         "",
-        f"{test[metric]['n_tasks']:,} test {kind}{norm}; {train['iterations']:,} updates"
+        f"{test[metric.name]['n_tasks']:,} test {kind}{norm}; {train['iterations']:,} updates"
         f"{f' (best on validation: {best:,})' if best else ''} in {train['seconds']:.0f} s"
         f" on {results['environment']['device']}",
     ]
@@ -72,8 +74,8 @@ def describe(results: Mapping[str, Any]) -> str:
 
 def figure(results: Mapping[str, Any]) -> str:
     """The test figure in a few words: `accuracy 97.71 ± 0.21 %`."""
-    metric = "accuracy" if "accuracy" in results["test"] else "mse"
-    return f"{metric} {_cell(results['test'][metric], metric)}{' %' if metric == 'accuracy' else ''}"
+    metric = recorded(results)
+    return metric.describe(results["test"][metric.name])
 
 
 def _steps(found: Mapping[str, Any]) -> str:
@@ -82,23 +84,19 @@ def _steps(found: Mapping[str, Any]) -> str:
     return f"{found['n']} inner step{'s' * (found['n'] != 1)}, {why[found['chosen_by']]}"
 
 
-def _diverged(found: Mapping[str, Any], tasks: int) -> str:
+def _diverged(found: Mapping[str, Any], tasks: int, metric: Metric) -> str:
     """How many test tasks have diverged, the worst of them, and the mean of the others."""
     worst = found["tasks"][0]
-    error = "not finite" if worst["mse"] is None else f"{worst['mse']:.3g}"
+    error = "not finite" if worst[metric.name] is None else f"{worst[metric.name]:.3g}"
     others = found["others"] and found["others"]["mean"] is not None
     return (
         f"{found['n']:,} of {tasks:,} test tasks diverged: their error is more than ten times the mean before adaptation"
         f" (the worst: {worst['stage']} task {worst['task']}, {error})"
-        + (f"; the mean of the others is {_cell(found['others'], 'mse')}" if others else "")
+        + (f"; the mean of the others is {metric.text(found['others'])}" if others else "")
     )
 
 
-def _cell(row: Mapping[str, Any], metric: str, *, median: bool = False) -> str:
-    """Mean and interval; with ``median`` that of an error, too: a few bad tasks can make a mean, and hardly move a median."""
-    scale, digits = (100, 2) if metric == "accuracy" else (1, 3)
-    middle = f" ({row['median'] * scale:.{digits}f})" if median and metric == "mse" and row.get("median") is not None else ""
-    if row["mean"] is None:
-        return f"not finite{middle}"
-    interval = f" ± {row['ci95'] * scale:.{digits}f}" if row["ci95"] is not None else ""
-    return f"{row['mean'] * scale:.{digits}f}{interval}{middle}"
+def _cell(row: Mapping[str, Any], metric: Metric) -> str:
+    """Mean and interval, and the median of a heavy-tailed metric: a few bad tasks can dominate a mean, and hardly move a median."""
+    median = row.get("median") if metric.heavy_tailed else None
+    return metric.text(row) + ("" if median is None else f" ({metric.shown(median)})")

@@ -18,6 +18,7 @@ import yaml
 
 from metarun.config import CONFIGS, ConfigError, nearest
 from metarun.files import replacing
+from metarun.metric import ACCURACY, Metric
 from metarun.report import figures
 from metarun.report.published import Published, published
 from metarun.report.runs import Run
@@ -63,12 +64,9 @@ class Row:
     """What their commands changed of the table's protocol."""
 
     @property
-    def metric(self) -> str:
-        return self.runs[0].metric if self.runs else "accuracy"
-
-    @property
-    def digits(self) -> int:
-        return 2 if self.metric == "accuracy" else 3
+    def metric(self) -> Metric:
+        """That of its runs; a row without runs has nothing to show in it."""
+        return self.runs[0].metric if self.runs else ACCURACY
 
     def by_seed(self, figure: str) -> dict[int, float | None]:
         """A figure by seed, see `score`."""
@@ -76,7 +74,7 @@ class Row:
 
     def over_seeds(self, figure: str) -> Cell:
         """Mean over seeds with its interval; nothing where a run has no such figure, a word where it is not finite."""
-        return mean_of(self.by_seed(figure).values(), self.digits)
+        return mean_of(self.by_seed(figure).values(), self.metric.digits)
 
     @property
     def spread(self) -> float | None:
@@ -172,7 +170,7 @@ class Table:
                     told = row.published and (row.published.value, row.published.ci95)
                     short = "" if row.budget == "full" else f"({row.budget})"
                     found[" ".join(filter(None, (*row.labels, short, row.changed)))] = (measured.mean, ci, told)
-            return figures.beside_published(found, "accuracy, %" if rows[0].metric == "accuracy" else "mean squared error")
+            return figures.beside_published(found, rows[0].metric)
         found_R: dict[str, dict[str, list[list[float]]]] = defaultdict(dict)
         metrics = {}
         for row in rows:
@@ -301,20 +299,20 @@ def _beside_published(rows: Sequence[Row], method: int | None) -> list[dict[str,
             "seeds wanted": "",
         }
         if row.over_tasks is not None:
-            line["over tasks"] = f"± {row.over_tasks:.{row.digits}f}"
+            line["over tasks"] = f"± {row.over_tasks:.{row.metric.digits}f}"
         if row.published and row.published.value is not None:
             mark = "" if row.published.verified == "paper" else " ?"
             line["published"] = Measure(row.published.value, row.published.ci95, row.published.digits, mark=mark)
             allowed = margin(row.published, row.metric) if row.runs else 0.0  # only a run tells which metric it is
             line["margin"] = f"± {allowed:.3g}" if row.runs else ""
             if isinstance(measured, Measure):
-                line["difference"] = Measure(measured.mean - row.published.value, None, row.digits, "+")
+                line["difference"] = Measure(measured.mean - row.published.value, None, row.metric.digits, "+")
                 if line["verdict"] not in ("other protocol", "short budget"):
                     line["seeds wanted"] = str(seeds_wanted(row.spread, allowed)) if row.spread is not None else f"{SEEDS} or more"
         if method is not None:
             without = none.get(setting(row), {}) if row.labels[method] != "none" else {}
             values = [(value, without.get(seed)) for seed, value in row.by_seed(row.look).items()]
-            line["gain over none"] = mean_of((a - b for a, b in values if a is not None and b is not None), row.digits, "+")
+            line["gain over none"] = mean_of((a - b for a, b in values if a is not None and b is not None), row.metric.digits, "+")
         lines.append(line)
     return lines
 
@@ -350,7 +348,7 @@ def _provenance(row: Row) -> dict[str, Cell]:
     return {
         "state": row.state,
         "seeds": str(len(row.runs) or ""),
-        "test tasks": _each(f"{found['test'][row.metric].get('n_tasks', 0):,}" for found in results if found["test"][row.metric]),
+        "test tasks": _each(f"{run.test.get('n_tasks', 0):,}" for run in row.runs if run.test),
         "batch norm": _each(found["protocol"]["batch_norm"] or "" for found in results if "protocol" in found),
         "updates": _each(f"{found['train']['iterations']:,}" for found in results if found.get("train")),
         "budget": row.budget,
@@ -380,23 +378,22 @@ def score(run: Run, figure: str) -> tuple[float | None, float | None]:
     A figure that is not finite is NaN.
     """
     test, stream = run.results["test"], run.results.get("continual") or {}
-    scale = 100.0 if run.metric == "accuracy" else 1.0
     kind, _, number = figure.partition(" ")
     found: Mapping[str, Any] = {}
     if figure == "test":
-        found = test[run.metric]
+        found = run.test
     elif number.isdigit():
         found = next((row for row in test.get(f"by_{kind}", []) if row[kind] == int(number)), {})
     elif figure == "last stage":
         found = {"mean": stream["R"][-1][-1]} if stream else {}
     elif figure == "online":
-        found = {"mean": stream["online"][run.metric]} if stream.get("online") else {}
+        found = {"mean": stream["online"][run.metric.name]} if stream.get("online") else {}
     elif stream.get(figure) is not None:
-        found = {"mean": stream[figure], "ci95": test[run.metric].get("ci95") if figure == "acc" else None}
+        found = {"mean": stream[figure], "ci95": run.test.get("ci95") if figure == "acc" else None}
     if "mean" not in found:
         return None, None
     mean, ci = found["mean"], found.get("ci95")
-    return float("nan") if mean is None else scale * mean, None if ci is None else scale * ci
+    return float("nan") if mean is None else run.metric.scale * mean, None if ci is None else run.metric.scale * ci
 
 
 def mean_of(values: Iterable[float | None], digits: int, sign: str = "") -> Cell:

@@ -5,11 +5,13 @@ The margin, its reasons and what each verdict claims are in docs/protocols.md, "
 
 import math
 
+from metarun.metric import Metric
 from metarun.report.published import Published
 from metarun.report.statistics import t_quantile
 
-CEILING = 1.5
-"""Points of accuracy that the margin is at most, where neither the published interval nor the printed digits are coarser."""
+WIDEST = 0.015
+"""Share of a metric's ceiling, 1.5 points of accuracy, that the margin is at most, where neither the published interval nor the
+printed digits are coarser."""
 SEEDS = 3
 """Fewest seeds for a verdict: two give an interval of one degree of freedom, and one gives none."""
 POWER = 0.8
@@ -17,29 +19,33 @@ ROUNDING = 1e-9
 """Of sums of decimals: an interval that ends on the margin as printed lies within it."""
 
 
-def margin(published: Published, metric: str) -> float:
+def margin(published: Published, metric: Metric) -> float:
     """How far a measured mean may lie from the published one and still count as the same, in its unit (points, or squared error).
 
     The largest of the published 95 % interval, half of the last printed digit and the smallest difference that matters: of an
-    accuracy a quarter of its errors, at most 1.5 points; of a mean squared error a tenth.
+    accuracy a quarter of its errors, at most 1.5 points; of a metric without a ceiling, such as a mean squared error, a tenth.
 
     Raises:
         ValueError: the paper prints no value.
     """
     value = _value(published)
-    matters = min((100 - value) / 4, CEILING) if metric == "accuracy" else value / 10
+    if metric.ceiling is None:
+        matters = abs(value) / 10
+    else:
+        ceiling = metric.scale * metric.ceiling
+        matters = min((ceiling - value) / 4, WIDEST * ceiling)
     return max(published.ci95 or 0.0, 0.5 * 10.0**-published.digits, matters)
 
 
-def verdict(mean: float, ci95: float | None, seeds: int, published: Published, metric: str) -> str:
+def verdict(mean: float, ci95: float | None, seeds: int, published: Published, metric: Metric) -> str:
     """What a figure measured over seeds under the full protocol says about the published one.
 
     Args:
-        mean: over seeds; an accuracy in per cent.
+        mean: over seeds, as shown: an accuracy in per cent.
         ci95: half the width of its 95 % interval over seeds; None for one seed.
         seeds: how many.
         published: the figure with its value, interval and digits.
-        metric: accuracy, or mse.
+        metric: of both.
 
     Returns:
         `reproduced` where the whole interval of the difference lies within the `margin`, `better than published` or `worse than
@@ -54,7 +60,7 @@ def verdict(mean: float, ci95: float | None, seeds: int, published: Published, m
         return "not finite"
     if seeds < SEEDS or ci95 is None:
         return "inconclusive"
-    gain = mean - value if metric == "accuracy" else value - mean
+    gain = metric.gain(mean, over=value)
     if abs(gain) + ci95 <= allowed + ROUNDING:
         return "reproduced"
     if gain - ci95 >= allowed - ROUNDING:

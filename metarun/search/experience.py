@@ -47,7 +47,7 @@ def experience(folder: Path, space: Sequence[Dimension], like: Mapping[str, Any]
     for path in sorted(folder.rglob("results.json")):
         results = RunFolder(path.parent).results() or {}
         composed = path.parent / ".hydra" / "config.yaml"
-        error, features = error_of(results.get("validation")), results.get("task_features")
+        error, features = error_of(results), results.get("task_features")
         if error is None or features is None or list(features) != list(names) or not composed.is_file():
             continue
         if any(results.get(key) != like[key] for key in ("algo", "cl")):

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from metarun.files import json_lines, replacing
+from metarun.metric import KNOWN, recorded
 from metarun.report.statistics import over_seeds
 from metarun.search.space import Dimension
 from metarun.sweep import Job
@@ -30,7 +31,7 @@ STARTUP = 5
 class Study:
     """Trials kept in `study.db`, by any number of workers at once, killed and begun again at will.
 
-    The value of a trial is the error on validation, which is made small: the mean squared error, or 1 - accuracy.
+    The value of a trial is its error on validation, which is minimised: the mean squared error, 1 - accuracy (`Metric.error`).
 
     Args:
         folder: of the study.
@@ -111,7 +112,7 @@ class Study:
             return None
         trial.set_user_attr("run", str(job.folder.path))
         trial.set_user_attr("status", status)
-        value = error_of((job.folder.results() or {}).get("validation")) if status == "finished" else None
+        value = error_of(job.folder.results() or {}) if status == "finished" else None
         if value is not None:
             self._study.tell(trial, value)
         else:  # one that diverged is a bad value, one that failed tells nothing of its values
@@ -146,7 +147,7 @@ class Study:
         if best is None:
             raise ValueError("no trial has come to its end")
         found = [job.folder.results() or {} for job in tests]
-        metric = "accuracy" if "accuracy" in found[0]["test"] else "mse"
+        metric = recorded(found[0]).name
         values = {results["seed"]: results["test"][metric]["mean"] for results in found}
         interval = over_seeds(list(values.values()))
         report = {
@@ -222,25 +223,27 @@ class Study:
         return written
 
 
-def error_of(validation: Mapping[str, Any] | None) -> float | None:
-    """The error in the part `validation` of a results.json."""
-    if not validation:
+def error_of(results: Mapping[str, Any]) -> float | None:
+    """The error on validation, from a results.json; None: it is not finite, or there is none."""
+    if not results.get("validation"):
         return None
-    ((metric, found),) = validation.items()
-    mean = found["mean"]
-    return None if mean is None else 1 - mean if metric == "accuracy" else mean
+    metric = recorded(results)
+    mean = results["validation"][metric.name]["mean"]
+    return None if mean is None else metric.error(mean)
 
 
 def curve(metrics: Path) -> dict[int, float]:
     """The validation error by outer update, from a run's metrics.jsonl as far as it is written.
 
-    A run of several stages has none: it is judged on all stages after the last, and validated on the stage in training alone.
+    A run of several stages has none: it is judged on all stages after the last, and validated on the stage in training alone. Nor
+    has one with a metric of its own, whose lines do not tell whether higher is better: such a run is never pruned.
     """
     found = {}
     for values in json_lines(metrics):
         if any(key.startswith("stage/") for key in values):  # a row of R, the first of which is written before any update
             return {}
-        for key, sign in (("val/accuracy", -1), ("val/mse", 1)):
-            if values.get(key) is not None:
-                found[int(values["step"])] = values[key] if sign > 0 else 1 - values[key]
+        for metric in KNOWN.values():
+            value = values.get(f"val/{metric.name}")
+            if value is not None:
+                found[int(values["step"])] = metric.error(value)
     return found

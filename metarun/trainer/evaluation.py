@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarun.algo.algorithm import Algorithm, eval_mode, task_scores
+from metarun.algo.algorithm import Algorithm, eval_mode
 from metarun.data.source import TaskSource
 from metarun.episodes import Episodes
 from metarun.model.network import Weights
@@ -35,8 +35,8 @@ def evaluate(
 
     There is one look, (1, tasks), for learners without steps and without ``path``.
 
-    The score is accuracy for classification and mean squared error for regression. Nothing that training continues from
-    changes: no statistics are written and the learner's mode is put back.
+    The score is the metric of the tasks' kind. Training state is left untouched: no statistics are written, and the learner's
+    mode is put back.
 
     Args:
         algorithm: the learner, with its weights.
@@ -61,7 +61,7 @@ def evaluate(
             episodes = source.sample(own)
             predictions = [algorithm.predictions(episodes, steps, path=path) for _ in _each_state(algorithm, ensemble)]
             mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
-            scores.append(task_scores(mean, episodes.query.y).double().cpu())
+            scores.append(algorithm.spec.kind.scores(mean, episodes.query.y).double().cpu())
     # The others' scores of a piece of work stand before those of the next: tasks stay in their order.
     parts = zip_longest(*ranks.gather(scores))
     return torch.cat([part for piece in parts for part in piece if part is not None], 1).numpy()

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarun.algo.algorithm import Algorithm
+from metarun.metric import Metric
 from metarun.trainer.evaluation import summary
 
 Scores = NDArray[np.float64]
@@ -23,9 +24,9 @@ class Headline:
 
     Args:
         how: "validation" takes the number with the best mean on validation, of those that a test looks at; "trained" as many as in
-            training, or all where training takes none; "last" all that a test takes. "auto" is "validation" for accuracies and
-            "trained" for errors: beyond the steps that training has seen, one task in thousands may diverge, which is rarely among
-            the validation tasks and alone decides a mean error.
+            training, or all where training takes none; "last" all that a test takes. "auto" is "trained" for heavy-tailed metrics
+            and "validation" for all others: beyond the steps that training has seen, one task in thousands may diverge, which is
+            rarely among the validation tasks and alone decides a mean error.
         algorithm: the learner.
 
     Attributes:
@@ -36,11 +37,11 @@ class Headline:
     """
 
     def __init__(self, how: ReportSteps, algorithm: Algorithm) -> None:
-        self.sign = 1.0 if algorithm.spec.kind == "classification" else -1.0
+        self.metric = algorithm.spec.kind.metric
         last, trained = algorithm.steps, algorithm.trained_steps
         self.looks = None if last is None else algorithm.eval_steps(last)
         if how == "auto":
-            how = "validation" if algorithm.spec.kind == "classification" else "trained"
+            how = "trained" if self.metric.heavy_tailed else "validation"
         if how == "trained" and trained is None:
             how = "last"
         self.chosen_by = None if last is None else how
@@ -52,7 +53,7 @@ class Headline:
         means = [summary(*scores)["mean"] for scores in zip(*stages, strict=True)]
         if all(mean is None for mean in means):
             return self.place if self.path else 0
-        return max(range(len(means)), key=lambda i: -np.inf if means[i] is None else self.sign * means[i])
+        return max(range(len(means)), key=lambda i: -np.inf if means[i] is None else self.metric.sign * means[i])
 
     @property
     def place(self) -> int:
@@ -60,12 +61,13 @@ class Headline:
         return 0 if self.looks is None or self.steps is None else self.looks.index(self.steps)
 
 
-def diverged(stages: Mapping[str, Scores], look: int) -> dict[str, Any] | None:
+def diverged(stages: Mapping[str, Scores], look: int, metric: Metric) -> dict[str, Any] | None:
     """The test tasks that have diverged at ``look``: an error above `FAR` times the stage's mean before adaptation, or not finite.
 
     Args:
         stages: errors (looks, tasks) by stage, before adaptation at the first look.
         look: the place of the headline's.
+        metric: of the errors.
 
     Returns:
         n: how many; `tasks`: stage, number and error (null: not finite) of the worst `NAMED`; `others`: the mean of all other
@@ -76,6 +78,8 @@ def diverged(stages: Mapping[str, Scores], look: int) -> dict[str, Any] | None:
     if not found:
         return None
     found.sort(key=lambda one: (-np.inf if not np.isfinite(one[0]) else -one[0], one[1:]))
-    named = [{"stage": name, "task": i, "mse": float(error) if np.isfinite(error) else None} for error, name, i in found[:NAMED]]
+    named = [
+        {"stage": name, "task": i, metric.name: float(error) if np.isfinite(error) else None} for error, name, i in found[:NAMED]
+    ]
     kept = [stages[name][look][~of] for name, of in bad.items()]
     return {"n": len(found), "tasks": named, "others": summary(*kept) if all(map(len, kept)) else None}

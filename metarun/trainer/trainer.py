@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from metarun.algo.algorithm import Algorithm, task_scores
+from metarun.algo.algorithm import Algorithm
 from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError
 from metarun.data.source import Stage, TaskSource
@@ -99,9 +99,9 @@ class _Job:
         self.device = next(algorithm.parameters()).device
         self.iterations = trainer.iterations if algorithm.trains else 0
         self.total = self.iterations * len(stages)
-        self.metric = metric_name(algorithm)
+        self.metric = algorithm.spec.kind.metric
         self.headline = Headline(trainer.report_steps, algorithm)
-        self.sign = self.headline.sign
+        self.sign = self.metric.sign
 
         if not algorithm.trains and type(method) is not ContinualMethod:
             raise ConfigError(f"cl: {type(algorithm).__name__} trains nothing, so there is nothing to keep; choose cl=none")
@@ -210,7 +210,7 @@ class _Job:
         own, share = self.sharding.own(episodes)
         with testing(self.algorithm):
             predicted = self.algorithm.predictions(own, self.headline.steps, path=False)[-1]
-            score = task_scores(predicted, own.query.y).mean()
+            score = self.algorithm.spec.kind.scores(predicted, own.query.y).mean()
         self.ranks.average([score], share)
         self.online.append(score)
         if self.jumps is None:
@@ -231,7 +231,7 @@ class _Job:
             return
         first = len(self.position.online)
         for number, score in enumerate(torch.stack(self.online).tolist(), first):
-            self.log.scalars(number + 1, {f"online/{self.metric}": score, "online/stage": self.rounds[number]})
+            self.log.scalars(number + 1, {f"online/{self.metric.name}": score, "online/stage": self.rounds[number]})
             self.position.online.append(score)
         self.online.clear()
 
@@ -372,13 +372,13 @@ class _Job:
         found, step = summary(scores[place]), self.position.step
         mean = found["mean"]
         after = {"inner_steps": self.headline.looks[place]} if self.headline.looks and self.headline.path else {}
-        self.log.scalars(step, {f"val/{self.metric}": _number(mean)}, ci95=found["ci95"], **after)
+        self.log.scalars(step, {f"val/{self.metric.name}": _number(mean)}, ci95=found["ci95"], **after)
         if mean is not None and self.trainer.keep_best:
             self._rank(self.sign * mean)
-        self.shown[f"val {self.metric}"] = "not finite" if mean is None else f"{mean:.4g}"
+        self.shown[f"val {self.metric.name}"] = "not finite" if mean is None else f"{mean:.4g}"
         bar.set_postfix(self.shown, refresh=False)
         if bar.disable:
-            log.info("Update %d of %d: validation %s", step, self.total, describe(self.metric, found))
+            log.info("Update %d of %d: validation %s", step, self.total, self.metric.describe(found))
         self._count_time(idle=True)
 
     def _rank(self, score: float) -> None:
@@ -531,20 +531,6 @@ class _Job:
 def has_terminal() -> bool:
     """Whether this process has the terminal for itself: one of a sweep's several leaves it to the sweep's bar."""
     return parent_process() is None
-
-
-def metric_name(algorithm: Algorithm) -> str:
-    """What a test of this learner reports."""
-    return "accuracy" if algorithm.spec.kind == "classification" else "mse"
-
-
-def describe(metric: str, found: dict[str, Any]) -> str:
-    """`accuracy 97.10 ± 0.21 %`, or `mse 0.150 ± 0.010`."""
-    if found["mean"] is None:
-        return f"{metric} not finite on {found['n_nonfinite']} of {found['n_tasks']} tasks"
-    scale, digits, unit = (100, 2, " %") if metric == "accuracy" else (1, 4, "")
-    interval = f" ± {found['ci95'] * scale:.{digits}f}" if found["ci95"] is not None else ""
-    return f"{metric} {found['mean'] * scale:.{digits}f}{interval}{unit}"
 
 
 def _number(value: float | None) -> float:

@@ -1,7 +1,5 @@
 """What every learner has from its base, on values worked by hand."""
 
-import math
-
 import pytest
 import torch
 from small import LINE, PICTURES, conv, images, mlp, regression
@@ -11,14 +9,12 @@ from metarun.algo.algorithm import (
     INACTIVE,
     Algorithm,
     eval_mode,
-    masked,
     recorded_steps,
-    task_losses,
-    task_scores,
     weighted,
 )
 from metarun.config import ConfigError, RangeError
 from metarun.episodes import Episodes, TaskSpec
+from metarun.kinds import REGRESSION, Classification
 from metarun.model.norm import Norm
 
 
@@ -64,12 +60,12 @@ def test_mistakes_are_named():
     assert Mean(task_chunk=1).task_chunk == 1
 
     class Classes(Mean):
-        kinds = frozenset({"classification"})
+        kinds = (Classification,)
 
     with pytest.raises(ConfigError) as other:
         Classes()
     assert str(other.value) == "Classes learns classification alone, but data=line is regression; choose another algo or data"
-    single = TaskSpec("regression", (1,), outputs=1, train_outputs=1, name="singles", examples=True)
+    single = TaskSpec(REGRESSION, (1,), outputs=1, train_outputs=1, name="singles", examples=True)
     with pytest.raises(ConfigError) as other:
         Mean(single)
     assert str(other.value) == (
@@ -200,44 +196,6 @@ def test_weights_multiply_whatever_follows_the_task_axis():
     assert weighted(torch.ones(3, 2, 2), tasks)[:, 1, 1].tolist() == [1.0, 0.0, 3.0]
     plain = torch.ones(3)
     assert weighted(plain, regression()) is plain
-
-
-def test_losses_and_scores_by_hand():
-    values, targets = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[1.0, 0.0], [0.0, 4.0]]])
-    assert task_losses(values, targets).tolist() == task_scores(values, targets).tolist() == [13 / 4]
-    logits = torch.tensor([[[0.0, math.log(3.0)], [0.0, 0.0]], [[2.0, 0.0], [0.0, 2.0]]])
-    y = torch.tensor([[1, 0], [1, 1]])
-    right = math.log(1 + math.exp(-2))
-    assert task_losses(logits, y).tolist() == pytest.approx([(math.log(4 / 3) + math.log(2)) / 2, (2 + 2 * right) / 2])
-    assert task_scores(logits, y).tolist() == [1.0, 0.5]
-    assert task_scores(torch.stack([logits, -logits]), y).tolist() == [[1.0, 0.5], [0.5, 0.5]]
-    assert masked(logits, regression(tasks=2)) is logits
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_task_with_a_prediction_that_is_not_finite_has_no_score(bad):
-    """Whatever the label: the argmax of NaN is class 0, and a test whose labels begin with it would call that right."""
-    logits = torch.zeros(2, 3, 4, 5)  # looks, tasks, queries, outputs
-    logits[..., 0] = 1.0
-    logits[1, 2, 3, 1] = bad
-    y = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
-    scores = task_scores(logits, y)
-    assert scores[0].tolist() == [1.0, 0.5, 1.0]
-    assert scores[1, :2].tolist() == [1.0, 0.5]
-    assert scores[1, 2].isnan()
-    assert task_scores(torch.full((1, 4, 15, 5), bad), torch.zeros(4, 15, dtype=torch.int64)).isnan().all()
-
-
-def test_outputs_that_are_not_active_leave_a_score():
-    active = torch.tensor([[True, False, True]])
-    tasks = Episodes(regression(tasks=1).support, regression(tasks=1).query, {"active": active})
-    assert task_scores(masked(torch.zeros(1, 2, 3), tasks), torch.tensor([[0, 1]])).tolist() == [0.5]
-
-
-def test_an_error_after_each_step_is_a_mean_over_queries_and_targets():
-    y = torch.tensor([[[0.0], [0.0], [0.0]], [[1.0], [1.0], [1.0]]])  # 2 tasks, 3 queries
-    after = torch.stack([torch.zeros_like(y), y, y + torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1)])
-    assert task_scores(after, y).tolist() == [[0.0, 1.0], [0.0, 0.0], pytest.approx([14 / 3, 14 / 3])]
 
 
 def test_the_mode_is_put_back():

@@ -13,10 +13,11 @@ from metarun.build import build, config_parameters
 from metarun.config import CONFIGS
 from metarun.declared import locate
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.model.conv4 import Conv4
 from metarun.model.norm import Norm
 
-SPEC = TaskSpec("classification", (1, 16, 16), outputs=3, train_outputs=3, name="pictures", train_classes=6)
+SPEC = TaskSpec(CLASSIFICATION, (1, 16, 16), outputs=3, train_outputs=3, name="pictures", train_classes=6)
 LEARNERS = [
     *sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml")),
     *(f"metalearner algo.network={name}" for name in ("lstm", "mann", "snail", "hypernet")),

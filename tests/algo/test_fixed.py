@@ -17,6 +17,7 @@ from metarun.algo.reptile import Reptile
 from metarun.build import build
 from metarun.config import CONFIGS, ConfigError
 from metarun.episodes import Episodes, TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.model.conv4 import Conv4
 from metarun.model.network import Network, as_network
 from metarun.run import build_parts
@@ -33,7 +34,7 @@ CASES = [
     *(("sine", keys) for keys in [*ON_BOTH, "taskembed algo.adapt=nearest", "maml algo.recompute=true"]),
     *(("omniglot", keys) for keys in [*ON_BOTH, "protonet", "matchingnet", "relationnet"]),
 ]
-CLASSES = TaskSpec("classification", (1, 16, 16), outputs=3, train_outputs=3, name="pictures", train_classes=9)
+CLASSES = TaskSpec(CLASSIFICATION, (1, 16, 16), outputs=3, train_outputs=3, name="pictures", train_classes=9)
 
 
 def with_fixed(outputs: int | None, shape: tuple[int, ...] | None = None, *, data: str = "sine", **keys: object) -> Network:

@@ -6,7 +6,7 @@ from shared_out import made
 from small import LINE, mlp, regression
 from streams import method
 
-from metarun.algo.algorithm import Algorithm, task_losses
+from metarun.algo.algorithm import Algorithm
 from metarun.cl.fisher import fisher
 from metarun.cl.memory import RehearsalMethod
 from metarun.cl.method import ContinualMethod, check_declared
@@ -125,7 +125,7 @@ class Tilted(Algorithm):
 
     def adapt(self, support, steps=None):
         x = support.x.detach().requires_grad_()
-        losses = task_losses(self.network(self.network.weights(), x), support.y)
+        losses = LINE.kind.losses(self.network(self.network.weights(), x), support.y)
         return torch.autograd.grad(losses.sum(), x, create_graph=True)[0].sum(1, keepdim=True)
 
     def predict(self, state, x):

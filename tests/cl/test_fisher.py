@@ -16,6 +16,7 @@ from metarun.cl.fisher import fisher, sensitivity
 from metarun.config import ConfigError
 from metarun.data.source import TaskSource
 from metarun.episodes import TaskSpec
+from metarun.kinds import CLASSIFICATION
 from metarun.model.conv4 import Conv4
 from metarun.model.network import as_network
 
@@ -153,7 +154,7 @@ class Pictures(TaskSource):
 
 def test_learners_of_tasks_have_one_too():
     """Of a metric learner every episode's own gradient, support and queries together; of others the sampled estimate."""
-    spec = TaskSpec("classification", (1, 16, 16), 3, 3, "pictures")
+    spec = TaskSpec(CLASSIFICATION, (1, 16, 16), 3, 3, "pictures")
 
     def network(outputs, shape=None):
         return Conv4((1, 16, 16), outputs, filters=3)

@@ -76,6 +76,6 @@ def test_a_test_within_groups_is_upright_whatever_turns_in_training(rotations):
     assert (unturned(stage.train) == 1) == (rotations == "none")
 
 
-def test_images_are_classification():
-    with pytest.raises(ValueError, match="classification"):
+def test_tasks_of_images_have_classes():
+    with pytest.raises(ValueError, match="expected tasks with classes"):
         ImageTasks(0, torch.zeros(4, 1, 2, 2), Classes(torch.zeros(1), torch.ones(1)), TaskShape(None, 1, 1))

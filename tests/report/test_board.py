@@ -98,7 +98,14 @@ def test_a_record_is_read_as_it_was_written_and_a_seed_is_kept_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"cell": "c"}', '{"cell": "c", "command": "", "metric": "", "protocol": {}, "runs": [1]}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"cell": "c"}',
+        '{"cell": "c", "command": "", "metric": "mse", "protocol": {}, "runs": [1]}',
+        '{"cell": "c", "command": "", "metric": "mae", "protocol": {}, "runs": []}',
+    ],
 )
 def test_a_file_that_is_no_record_is_named(tmp_path, text):
     (tmp_path / "c.json").write_text(text)

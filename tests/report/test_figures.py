@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, to_hex
 from matplotlib.container import ErrorbarContainer
 
+from metarun.metric import ACCURACY, MSE
 from metarun.report import figures
 
 TIMES = [[0.1, 0.2], [0.9, 0.3], [0.5, 0.8]]
@@ -66,7 +67,7 @@ def test_a_learning_curve_has_the_loss_and_the_validation_score(tmp_path):
         {"step": 300, "val/mse": None},
         {"step": 300, "train/loss": None},
     ]
-    left, right = figures.learning_curve(metrics_file(tmp_path, *rows), "mse").axes
+    left, right = figures.learning_curve(metrics_file(tmp_path, *rows), MSE).axes
     assert list(lines(left).values()) == [[[100, 2.0], [200, 0.1]]]
     assert list(lines(right).values()) == [[[200, 0.5], [300, 0.3]]]
     assert band(right) == pytest.approx((0.25, 0.75))
@@ -78,13 +79,13 @@ def test_a_learning_curve_has_the_loss_and_the_validation_score(tmp_path):
 @pytest.mark.parametrize(("losses", "scale"), [((1.0, 0.1), "linear"), ((1.0, 0.099), "log"), ((1.0, 0.0), "linear")])
 def test_a_loss_that_falls_below_a_tenth_is_logarithmic(tmp_path, losses, scale):
     path = metrics_file(tmp_path, *({"step": i, "train/loss": loss} for i, loss in enumerate(losses)))
-    left, right = figures.learning_curve(path, "accuracy").axes
+    left, right = figures.learning_curve(path, ACCURACY).axes
     assert left.get_yscale() == scale
     assert not right.get_lines()
 
 
 def test_an_adaptation_curve_has_the_finite_steps_with_their_intervals():
-    (ax,) = figures.adaptation_curve([row(0, 1.0), row(1, None, None), row(2, 0.5, None), row(5, 0.25, 0.05)], "mse").axes
+    (ax,) = figures.adaptation_curve([row(0, 1.0), row(1, None, None), row(2, 0.5, None), row(5, 0.25, 0.05)], MSE).axes
     ((x, y, ends),) = bars(ax)[""]
     assert (x, y) == ([0, 2, 5], [1.0, 0.5, 0.25])
     np.testing.assert_allclose(ends, [[[0, 0.99], [0, 1.01]], [[2, 0.5], [2, 0.5]], [[5, 0.2], [5, 0.3]]])
@@ -92,7 +93,7 @@ def test_an_adaptation_curve_has_the_finite_steps_with_their_intervals():
 
 
 def test_a_stage_matrix_shows_its_numbers():
-    ax, bar = figures.stage_matrix([[0.1, 0.2], [0.9, None], [0.5, 0.8]], ["a", "b"], "accuracy").axes
+    ax, bar = figures.stage_matrix([[0.1, 0.2], [0.9, None], [0.5, 0.8]], ["a", "b"], ACCURACY).axes
     (image,) = ax.get_images()
     np.testing.assert_array_equal(image.get_array().filled(np.nan), [[0.1, 0.2], [0.9, np.nan], [0.5, 0.8]])
     assert image.get_cmap().name == "viridis"
@@ -111,7 +112,7 @@ def test_a_stage_matrix_shows_its_numbers():
 
 
 def test_of_an_error_the_dark_fields_are_high():
-    figure = figures.stage_matrix([[1.0, 2.0], [9.0, 5.1]], ["a", "b"], "mse")
+    figure = figures.stage_matrix([[1.0, 2.0], [9.0, 5.1]], ["a", "b"], MSE)
     ax = figure.axes[0]
     assert ax.get_images()[0].get_cmap().name == "viridis_r"
     assert [text.get_color() for text in ax.texts] == ["black", "black", "white", "white"]
@@ -120,14 +121,14 @@ def test_of_an_error_the_dark_fields_are_high():
 
 
 def test_a_stage_matrix_of_one_value_draws():
-    ax = figures.stage_matrix([[0.5], [0.5]], ["a"], "accuracy").axes[0]
+    ax = figures.stage_matrix([[0.5], [0.5]], ["a"], ACCURACY).axes[0]
     assert [text.get_text() for text in ax.texts] == ["0.5", "0.5"]
 
 
 def test_matrices_stand_in_the_row_and_column_of_their_names():
     none, ewc, other = TIMES, [[0.3, 0.4], [0.8, 0.1], [0.7, 0.6]], [[4.0, 5.0], [1.0, 2.0], [0.5, 0.25]]
     found = {"omniglot": {"none": none, "ewc": ewc}, "sine\nstages=2": {"ewc": other}}
-    figure = figures.stage_matrices(found, {"omniglot": "accuracy", "sine\nstages=2": "mse"})
+    figure = figures.stage_matrices(found, {"omniglot": ACCURACY, "sine\nstages=2": MSE})
     (a, b, c, d), bars_of = figure.axes[:4], figure.axes[4:]
     for ax, R in ((a, none), (b, ewc), (d, other)):
         (image,) = ax.get_images()
@@ -145,7 +146,7 @@ def test_matrices_stand_in_the_row_and_column_of_their_names():
 
 
 def test_an_error_of_zero_has_a_place_on_the_logarithmic_scale():
-    figure = figures.stage_matrices({"sine": {"none": [[1.0], [0.0]]}}, {"sine": "mse"})
+    figure = figures.stage_matrices({"sine": {"none": [[1.0], [0.0]]}}, {"sine": MSE})
     assert figure.axes[0].get_images()[0].norm.vmin == 1e-6
 
 
@@ -156,7 +157,7 @@ LONG = "maml\npaper=maml_omniglot_5way_1shot_transductive\nstages=4\nbudget=shor
 @pytest.mark.parametrize("title", ["maml", "maml\ntest_tasks=200", LONG])
 def test_matrices_keep_their_size_beside_any_title(tmp_path, title, columns):
     found = {title: dict.fromkeys(columns, TIMES), "x": dict.fromkeys(columns, TIMES)}
-    figure = figures.stage_matrices(found, {title: "mse", "x": "accuracy"})
+    figure = figures.stage_matrices(found, {title: MSE, "x": ACCURACY})
     figures.save(figure, tmp_path / "R.png")  # a warning of matplotlib's is an error here
     width, height = figure.get_size_inches()
     for ax in figure.axes[: len(columns) * 2]:
@@ -170,7 +171,7 @@ def test_matrices_keep_their_size_beside_any_title(tmp_path, title, columns):
 
 def test_measured_and_published_figures_side_by_side():
     rows = {"maml 5-way": (98.5, 1.24, (98.7, 0.4)), "maml 20-way": (90.0, None, (95.8, None)), "own": (50.0, 2.0, None)}
-    (ax,) = figures.beside_published(rows, "accuracy, %").axes
+    (ax,) = figures.beside_published(rows, ACCURACY).axes
     found = bars(ax)
     assert set(found) == {"published", "measured", ""}
     np.testing.assert_allclose(found["measured"][0][0], [98.5])
@@ -192,14 +193,14 @@ def test_measured_and_published_figures_side_by_side():
 
 def test_the_legend_names_what_is_published_later_than_the_first_row():
     rows = {"own": (50.0, None, None), "curves": (0.5, None, (None, None)), "maml": (90.0, None, (95.8, None))}
-    (ax,) = figures.beside_published(rows, "accuracy, %").axes
+    (ax,) = figures.beside_published(rows, ACCURACY).axes
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["measured", "published"]
 
 
 def test_curves_by_panel_and_name():
     x, up, down, ci = np.array([1.0, 2.0]), np.array([50.0, 60.0]), np.array([40.0, 30.0]), np.array([5.0, 0.0])
     panels = {"updates": [("maml", x, up, ci), ("anil", x, down, ci)], "seconds": [("maml", 10 * x, up, ci)], "tasks": []}
-    figure = figures.curves(panels, "accuracy, %")
+    figure = figures.curves(panels, ACCURACY)
     first, second, third, rest = figure.axes
     assert lines(first) == {"maml": [[1, 50], [2, 60]], "anil": [[1, 40], [2, 30]]}
     assert lines(second) == {"maml": [[10, 50], [20, 60]]}
@@ -217,7 +218,7 @@ def test_curves_by_panel_and_name():
 
 def test_the_legend_below_the_panels_names_a_curve_that_is_in_the_second_alone():
     x = np.array([1.0, 2.0])
-    figure = figures.curves({"updates": [("m", x, x, x)], "tasks": [("m", x, x, x), ("n", x, x, x)]}, "accuracy, %")
+    figure = figures.curves({"updates": [("m", x, x, x)], "tasks": [("m", x, x, x), ("n", x, x, x)]}, ACCURACY)
     FigureCanvasAgg(figure).draw()
     (legend,) = figure.legends
     named = {text.get_text(): handle.get_color() for text, handle in zip(legend.get_texts(), legend.get_lines(), strict=True)}
@@ -227,14 +228,14 @@ def test_the_legend_below_the_panels_names_a_curve_that_is_in_the_second_alone()
 
 def test_curves_of_errors_are_logarithmic_if_they_can_be():
     x, ci = np.arange(12.0), np.zeros(12)
-    good, zero = figures.curves({"a": [("m", x, x + 1, ci)], "b": [("m", x, x, ci)]}, "mean squared error").axes
+    good, zero = figures.curves({"a": [("m", x, x + 1, ci)], "b": [("m", x, x, ci)]}, MSE).axes
     assert (good.get_yscale(), zero.get_yscale()) == ("log", "linear")
     assert good.get_lines()[0].get_marker() == "None"  # twelve points are a line
 
 
 def test_long_names_are_shortened_in_the_legend_alone():
     name, x = "maml " + "key=value " * 20, np.array([1.0, 2.0])
-    figure = figures.curves({"updates": [(name, x, x, x)]}, "accuracy, %")
+    figure = figures.curves({"updates": [(name, x, x, x)]}, ACCURACY)
     (text,) = figure.legends[0].get_texts()
     assert len(text.get_text()) <= 90
     assert text.get_text().startswith("maml key=value")
@@ -264,7 +265,7 @@ def test_presentations_of_one_task_have_no_interval():
 
 def test_scores_by_length():
     rows = [{"length": 1, "mean": 0.9, "ci95": None}, {"length": 10, "mean": 0.5, "ci95": 0.1}]
-    (ax,) = figures.by_length(rows, "accuracy").axes
+    (ax,) = figures.by_length(rows, ACCURACY).axes
     ((x, y, ends),) = bars(ax)[""]
     assert (x, y) == ([1, 10], [0.9, 0.5])
     np.testing.assert_allclose(np.array(ends)[:, :, 1], [[0.9, 0.9], [0.4, 0.6]])
@@ -311,7 +312,7 @@ def test_fits_have_truth_support_and_predictions():
 
 
 def test_stage_curves_are_the_columns_of_the_matrix():
-    (ax,) = figures.stage_curves(TIMES, ["a", "b"], "accuracy").axes
+    (ax,) = figures.stage_curves(TIMES, ["a", "b"], ACCURACY).axes
     found = [(line.get_label(), list(line.get_ydata())) for line in ax.get_lines()]
     assert [label for label, _ in found if label[0] != "_"] == ["a", "b", "mean"]
     by_label = dict(found)
@@ -325,7 +326,7 @@ def test_stage_curves_are_the_columns_of_the_matrix():
 
 
 def test_online_scores_over_the_stages_they_came_from():
-    (ax,) = figures.online([1.0, 2.0, 3.0, 4.0, 5.0], [0, 0, 1, 1, 0], ["a", "b"], "mse").axes
+    (ax,) = figures.online([1.0, 2.0, 3.0, 4.0, 5.0], [0, 0, 1, 1, 0], ["a", "b"], MSE).axes
     (line,) = ax.get_lines()
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])
     spans = [(patch.get_x(), patch.get_width(), patch.get_label()) for patch in ax.patches]
@@ -338,7 +339,7 @@ def test_online_scores_over_the_stages_they_came_from():
 
 def test_long_online_scores_are_means_of_rounds():
     scores = np.arange(600.0)
-    (ax,) = figures.online(scores, [0] * 600, ["a"], "accuracy").axes
+    (ax,) = figures.online(scores, [0] * 600, ["a"], ACCURACY).axes
     (line,) = ax.get_lines()
     np.testing.assert_allclose(line.get_xdata(), np.arange(2, 600))
     np.testing.assert_allclose(line.get_ydata(), np.arange(1, 599))  # each the mean of its round and the two before
@@ -362,7 +363,7 @@ def test_pictures_of_tasks():
 
 
 def test_a_figure_is_written_whole_and_freed(tmp_path):
-    figure = figures.adaptation_curve([row(0, 1.0), row(1, 0.5)], "mse")
+    figure = figures.adaptation_curve([row(0, 1.0), row(1, 0.5)], MSE)
     figures.save(figure, tmp_path / "figures" / "a.png")
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["a.png"]
     assert (tmp_path / "figures" / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -376,16 +377,16 @@ NONE = [[None, 0.2], [0.9, None], [0.5, 0.8]]
 X = np.array([1.0, 2.0])
 SIZES = [
     (lambda: figures.fits([figures.Fit(1, X, X, X, X, {0: X})] * 3), (12, 3.2)),
-    (lambda: figures.adaptation_curve([row(0, 1.0)], "mse"), (4.5, 3.2)),
-    (lambda: figures.stage_matrix(TIMES, ["a", "b"], "accuracy"), (3.6, 3.3)),
-    (lambda: figures.stage_curves(TIMES, ["a", "b"], "accuracy"), (5.5, 3.2)),
-    (lambda: figures.beside_published({"a": (0.5, None, None), "b": (0.5, None, None)}, "x"), (7, 1.64)),
-    (lambda: figures.curves({"a": [("m", X, X, X), ("n", X, X, X)]}, "x"), (5.5, 3.5)),  # a line of the legend for each name
-    (lambda: figures.curves({name: [(str(i), X, X, X) for i in range(5)] for name in "abc"}, "x"), (11, 6.85)),  # two in a row
+    (lambda: figures.adaptation_curve([row(0, 1.0)], MSE), (4.5, 3.2)),
+    (lambda: figures.stage_matrix(TIMES, ["a", "b"], ACCURACY), (3.6, 3.3)),
+    (lambda: figures.stage_curves(TIMES, ["a", "b"], ACCURACY), (5.5, 3.2)),
+    (lambda: figures.beside_published({"a": (0.5, None, None), "b": (0.5, None, None)}, MSE), (7, 1.64)),
+    (lambda: figures.curves({"a": [("m", X, X, X), ("n", X, X, X)]}, MSE), (5.5, 3.5)),  # a line of the legend for each name
+    (lambda: figures.curves({name: [(str(i), X, X, X) for i in range(5)] for name in "abc"}, MSE), (11, 6.85)),  # two in a row
     (lambda: figures.presentations([{"presentation": 1, "mean": 0.2, "ci95": 0.1}], 5), (4.5, 3.2)),
-    (lambda: figures.by_length([{"length": 1, "mean": 0.2, "ci95": 0.1}], "mse"), (4.5, 3.2)),
+    (lambda: figures.by_length([{"length": 1, "mean": 0.2, "ci95": 0.1}], MSE), (4.5, 3.2)),
     (lambda: figures.task_vectors(np.zeros((3, 2)), {"a": np.arange(3.0), "b": np.arange(3.0)}), (8, 3.2)),
-    (lambda: figures.online([1.0], [0], ["a"], "mse"), (9, 3.2)),
+    (lambda: figures.online([1.0], [0], ["a"], MSE), (9, 3.2)),
     (lambda: figures.tasks(dict.fromkeys("abcd", (np.zeros((1, 2)), np.zeros((1, 2)))), "x"), (13.5, 6)),
 ]
 
@@ -398,7 +399,7 @@ def test_a_figure_grows_with_its_panels(draw, size):
 
 def test_a_learning_curve_has_two_panels_in_two_colours(tmp_path):
     path = metrics_file(tmp_path, {"step": 1, "train/loss": 2.0}, {"step": 1, "val/mse": 0.5, "ci95": 0.25})
-    figure = figures.learning_curve(path, "mse")
+    figure = figures.learning_curve(path, MSE)
     np.testing.assert_allclose(figure.get_size_inches(), (9, 3.2))
     left, right = figure.axes
     assert [ax.get_lines()[0].get_color() for ax in (left, right)] == [figures.COLOURS[2], figures.COLOURS[3]]
@@ -406,7 +407,7 @@ def test_a_learning_curve_has_two_panels_in_two_colours(tmp_path):
 
 
 def test_the_numbers_of_a_matrix_stand_in_its_fields_and_can_be_read():
-    ax, bar = figures.stage_matrix([[10.0, 11.0], [12.0, 10.5], [10.9, 11.1]], ["a", "b"], "accuracy").axes
+    ax, bar = figures.stage_matrix([[10.0, 11.0], [12.0, 10.5], [10.9, 11.1]], ["a", "b"], ACCURACY).axes
     assert [text.get_color() for text in ax.texts] == ["white", "black", "black", "white", "white", "black"]
     assert {(text.get_ha(), text.get_va()) for text in ax.texts} == {("center", "center")}
     assert bar.get_ylim() == (10.0, 12.0)
@@ -415,16 +416,16 @@ def test_the_numbers_of_a_matrix_stand_in_its_fields_and_can_be_read():
 
 
 def test_a_missing_score_leaves_its_field_empty_and_its_mean_undrawn():
-    figure = figures.stage_matrices({"x": {"none": NONE}}, {"x": "accuracy"})
+    figure = figures.stage_matrices({"x": {"none": NONE}}, {"x": ACCURACY})
     np.testing.assert_array_equal(figure.axes[0].get_images()[0].get_array().filled(np.nan), np.array(NONE, np.float64))
-    (ax,) = figures.stage_curves(NONE, ["a", "b"], "accuracy").axes
+    (ax,) = figures.stage_curves(NONE, ["a", "b"], ACCURACY).axes
     mean = next(line for line in ax.get_lines() if line.get_label() == "mean")
     np.testing.assert_array_equal(mean.get_ydata(), [np.nan, np.nan, 0.65])
 
 
 def test_the_scales_of_a_row_are_those_of_its_bar():
     R = {"omniglot": {"none": TIMES, "ewc": [[0.3, 0.4], [0.95, 0.05], [0.7, 0.6]]}, "sine": {"none": [[4.0], [0.5]]}}
-    figure = figures.stage_matrices(R, {"omniglot": "accuracy", "sine": "mse"})
+    figure = figures.stage_matrices(R, {"omniglot": ACCURACY, "sine": MSE})
     np.testing.assert_allclose([bar.get_ylim() for bar in figure.axes[-2:]], [(0.05, 0.95), (0.5, 4.0)])
     assert [ax.get_images()[0].norm.vmax for ax in (figure.axes[0], figure.axes[1])] == [0.95, 0.95]
     assert not any(line.get_visible() for ax in figure.axes[:2] for line in ax.get_xgridlines())
@@ -433,18 +434,18 @@ def test_the_scales_of_a_row_are_those_of_its_bar():
 
 
 def test_errors_of_one_row_have_the_same_colours_in_every_panel():
-    figure = figures.stage_matrices({"sine": {"none": [[2.0], [1.0]], "ewc": [[8.0], [4.0]]}}, {"sine": "mse"})
+    figure = figures.stage_matrices({"sine": {"none": [[2.0], [1.0]], "ewc": [[8.0], [4.0]]}}, {"sine": MSE})
     norms = [ax.get_images()[0].norm for ax in figure.axes[:2]]
     assert [(norm.vmin, norm.vmax) for norm in norms] == [(1.0, 8.0), (1.0, 8.0)]
 
 
 def test_measured_and_published_have_marks_of_their_own():
-    (ax,) = figures.beside_published({"maml": (98.5, 1.0, (98.7, 0.4))}, "accuracy, %").axes
+    (ax,) = figures.beside_published({"maml": (98.5, 1.0, (98.7, 0.4))}, ACCURACY).axes
     assert {label_of(container): container[0].get_marker() for container in ax.containers} == {"published": "s", "measured": "o"}
 
 
 def test_a_methods_band_has_the_colour_of_its_curve():
-    first, second = figures.curves({name: [("m", X, X, X), ("n", X, X, X)] for name in "ab"}, "accuracy, %").axes
+    first, second = figures.curves({name: [("m", X, X, X), ("n", X, X, X)] for name in "ab"}, ACCURACY).axes
     for ax in (first, second):
         for line, filled in zip(ax.get_lines(), ax.collections, strict=True):
             assert to_hex(filled.get_facecolor()[0]) == to_hex(line.get_color())
@@ -452,7 +453,7 @@ def test_a_methods_band_has_the_colour_of_its_curve():
 
 
 def test_stages_have_colours_of_their_own_and_dots_where_they_were_learned():
-    (ax,) = figures.stage_curves(TIMES, ["a", "b"], "accuracy").axes
+    (ax,) = figures.stage_curves(TIMES, ["a", "b"], ACCURACY).axes
     a, learned_a, b, learned_b, mean = ax.get_lines()
     assert (a.get_color(), b.get_color()) == (learned_a.get_color(), learned_b.get_color())
     assert a.get_color() != b.get_color()
@@ -470,11 +471,11 @@ def test_colours_go_along_one_scale():
 
 
 def test_two_rounds_are_averaged_from_four_hundred_on():
-    (ax,) = figures.online(np.arange(400.0), [0] * 400, ["a"], "accuracy").axes
+    (ax,) = figures.online(np.arange(400.0), [0] * 400, ["a"], ACCURACY).axes
     assert ax.get_ylabel() == "online accuracy, mean of 2 rounds"
     assert ax.get_lines()[0].get_color() == figures.INK
     assert ax.patches[0].get_alpha() == 0.25
-    (ax,) = figures.online(np.arange(399.0), [0] * 399, ["a"], "accuracy").axes
+    (ax,) = figures.online(np.arange(399.0), [0] * 399, ["a"], ACCURACY).axes
     assert ax.get_ylabel() == "online accuracy"
 
 
@@ -502,14 +503,14 @@ def test_task_vectors_have_a_bar_for_each_parameter():
 
 
 def test_panels_have_a_grid_behind_the_data_and_no_frame():
-    (ax,) = figures.adaptation_curve([row(0, 1.0)], "mse").axes
+    (ax,) = figures.adaptation_curve([row(0, 1.0)], MSE).axes
     assert [ax.spines[side].get_visible() for side in ("top", "right", "left", "bottom")] == [False, False, True, True]
     assert ax.get_axisbelow() is True
     assert {line.get_color() for line in ax.get_xgridlines()} == {figures.GUIDE}
 
 
 def test_a_picture_has_120_dots_an_inch_and_is_laid_out_once(tmp_path):
-    figure = figures.adaptation_curve([row(0, 1.0)], "mse")
+    figure = figures.adaptation_curve([row(0, 1.0)], MSE)
     figures.save(figure, tmp_path / "a.png")
     header = (tmp_path / "a.png").read_bytes()[16:24]
     assert (int.from_bytes(header[:4]), int.from_bytes(header[4:])) == (540, 384)

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from metarun.metric import ACCURACY, MSE
 from metarun.report.page import (
     _clock,
     _corrected,
@@ -476,8 +477,8 @@ def test_two_comparisons_are_corrected_and_one_is_not():
 
 def test_the_best_comes_first_and_what_is_not_finite_last():
     values = {"good": [0.5, 1.0], "better": [0.25, 0.5], "lost": [None, 0.1], "nan": [float("nan")], "wild": [float("inf"), 0.0]}
-    assert sorted(values, key=lambda name: _rank(values[name], "mse")) == ["better", "good", "lost", "nan", "wild"]
-    assert sorted(values, key=lambda name: _rank(values[name], "accuracy")) == ["good", "better", "lost", "nan", "wild"]
+    assert sorted(values, key=lambda name: _rank(values[name], MSE)) == ["better", "good", "lost", "nan", "wild"]
+    assert sorted(values, key=lambda name: _rank(values[name], ACCURACY)) == ["good", "better", "lost", "nan", "wild"]
 
 
 def test_a_single_task_and_unlike_numbers_of_them_are_not_compared(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from metarun.config import CONFIGS
+from metarun.metric import ACCURACY, MSE
 from metarun.report.protocol import row
 from metarun.report.published import Published, published
 from metarun.report.runs import collect
@@ -24,17 +25,17 @@ def figure(value, ci95=None, digits=1):
 @pytest.mark.parametrize(
     ("beside", "metric", "expected"),
     [
-        (figure(98.8), "accuracy", 0.3),  # a quarter of 1.2
-        (figure(63.0), "accuracy", 1.5),  # a quarter of 37 is more
-        (figure(94.0), "accuracy", 1.5),  # a quarter of 6, exactly the cap
-        (figure(99.7), "accuracy", 0.075),
-        (figure(98.7, 0.4), "accuracy", 0.4),  # the published interval, above 0.325
-        (figure(99.9, 0.01), "accuracy", 0.05),  # half of the printed digit, above 0.025
-        (figure(99.90, 0.01, 2), "accuracy", 0.025),
-        (figure(99.0, digits=0), "accuracy", 0.5),
-        (figure(0.67, digits=2), "mse", 0.067),
-        (figure(0.19, 0.02, 2), "mse", 0.02),
-        (figure(0.03, digits=2), "mse", 0.005),
+        (figure(98.8), ACCURACY, 0.3),  # a quarter of 1.2
+        (figure(63.0), ACCURACY, 1.5),  # a quarter of 37 is more
+        (figure(94.0), ACCURACY, 1.5),  # a quarter of 6, exactly the cap
+        (figure(99.7), ACCURACY, 0.075),
+        (figure(98.7, 0.4), ACCURACY, 0.4),  # the published interval, above 0.325
+        (figure(99.9, 0.01), ACCURACY, 0.05),  # half of the printed digit, above 0.025
+        (figure(99.90, 0.01, 2), ACCURACY, 0.025),
+        (figure(99.0, digits=0), ACCURACY, 0.5),
+        (figure(0.67, digits=2), MSE, 0.067),
+        (figure(0.19, 0.02, 2), MSE, 0.02),
+        (figure(0.03, digits=2), MSE, 0.005),
     ],
 )
 def test_margins_by_hand(beside, metric, expected):
@@ -63,28 +64,28 @@ def test_margins_by_hand(beside, metric, expected):
     ],
 )
 def test_verdicts_by_hand(mean, ci95, seeds, expected):
-    assert verdict(mean, ci95, seeds, figure(98.8), "accuracy") == expected
+    assert verdict(mean, ci95, seeds, figure(98.8), ACCURACY) == expected
 
 
 def test_of_an_error_less_is_better():
     beside = figure(0.5, digits=2)  # margin 0.05
-    assert verdict(0.52, 0.03, 3, beside, "mse") == "reproduced"
-    assert verdict(0.40, 0.05, 3, beside, "mse") == "better than published"
-    assert verdict(0.60, 0.05, 3, beside, "mse") == "worse than published"
-    assert verdict(0.56, 0.02, 3, beside, "mse") == "inconclusive"
+    assert verdict(0.52, 0.03, 3, beside, MSE) == "reproduced"
+    assert verdict(0.40, 0.05, 3, beside, MSE) == "better than published"
+    assert verdict(0.60, 0.05, 3, beside, MSE) == "worse than published"
+    assert verdict(0.56, 0.02, 3, beside, MSE) == "inconclusive"
 
 
 def test_curves_without_a_value_have_no_verdict():
     with pytest.raises(ValueError, match=r"^expected a published value; the paper has curves alone$"):
-        margin(figure(None), "mse")
+        margin(figure(None), MSE)
     with pytest.raises(ValueError, match="published value"):
-        verdict(0.5, 0.1, 3, figure(None), "mse")
+        verdict(0.5, 0.1, 3, figure(None), MSE)
 
 
 def test_a_worse_agreement_of_seeds_never_makes_a_verdict():
     """Seeds that spread wider can only move a verdict to inconclusive."""
     for mean in (97.0, 98.3, 98.7, 98.8, 99.0, 99.9):
-        said = [verdict(mean, ci95, 5, figure(98.8), "accuracy") for ci95 in np.linspace(0, 60, 400)]
+        said = [verdict(mean, ci95, 5, figure(98.8), ACCURACY) for ci95 in np.linspace(0, 60, 400)]
         assert len(set(said) - {"inconclusive"}) <= 1
         assert said == sorted(said, key=lambda one: one == "inconclusive")
 
@@ -96,7 +97,7 @@ def test_the_seeds_wanted_reproduce_a_method_that_is_the_published_one_four_time
 
     def power(seeds):
         drawn = rng.normal(0.0, spread, (4000, seeds))
-        return np.mean([verdict(*over_seeds(row), seeds, beside, "mse") == "reproduced" for row in drawn])
+        return np.mean([verdict(*over_seeds(row), seeds, beside, MSE) == "reproduced" for row in drawn])
 
     wanted = seeds_wanted(spread, allowed)
     assert power(wanted) > 0.77
@@ -197,7 +198,7 @@ def test_every_published_value_has_a_margin_and_its_printed_digits():
     for name, looks in published().items():
         for beside in looks.values():
             if beside.value is not None:
-                metric = "mse" if "sine" in name else "accuracy"
+                metric = MSE if "sine" in name else ACCURACY
                 assert 0 < margin(beside, metric) < 100
                 assert beside.digits in (1, 2), name
     assert published()["snail_omniglot_20way_1shot"]["test"].digits == 2
@@ -228,7 +229,7 @@ def test_the_verdicts_on_the_results_page_follow_from_the_figures_beside_them():
     for name, looks in published().items():
         for beside in looks.values():
             if beside.value is not None:
-                by_text[shown(beside)].append(("mse" if "sine" in name else "accuracy", beside))
+                by_text[shown(beside)].append((MSE if "sine" in name else ACCURACY, beside))
     rows = list(documented())
     assert len(rows) > 40
     for line in rows:

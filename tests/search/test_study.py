@@ -31,10 +31,11 @@ def job(path, number, error=None, status="finished", lines=()):
 
 
 def test_the_error_is_read_from_results_and_metrics(tmp_path):
-    assert error_of({"accuracy": {"mean": 0.75}}) == 0.25
-    assert error_of({"mse": {"mean": 2.0}}) == 2.0
-    assert error_of({"mse": {"mean": None}}) is None
-    assert error_of(None) is None
+    assert error_of({"validation": {"accuracy": {"mean": 0.75}}}) == 0.25
+    assert error_of({"validation": {"mse": {"mean": 2.0}}}) == 2.0
+    assert error_of({"validation": {"mse": {"mean": None}}}) is None
+    assert error_of({"validation": None}) is None
+    assert error_of({}) is None
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 1}\n{"step": 2, "val/accuracy": 0.25}\n{"step": 3, "val')
     assert curve(tmp_path / "metrics.jsonl") == {2: 0.75}
 

@@ -13,6 +13,8 @@ from runs import SMALL, run_in
 import metarun
 from metarun.algo.algorithm import recorded_steps
 from metarun.config import CONFIGS
+from metarun.kinds import CLASSIFICATION, REGRESSION
+from metarun.metric import MSE
 from metarun.report.runs import collect
 from metarun.trainer.evaluation import evaluate
 from metarun.trainer.headline import Headline, diverged
@@ -22,7 +24,7 @@ DIVERGING = ("algo.inner_lr=0.3", "algo.test_steps=10", "trainer.iterations=200"
 """One step is bearable, ten steps are not."""
 
 
-def headline(how, kind="regression", steps=10, trained=1):
+def headline(how, kind=REGRESSION, steps=10, trained=1):
     looks = lambda count: sorted({*recorded_steps(count), min(count, trained or 0)})  # noqa: E731
     return Headline(how, SimpleNamespace(spec=SimpleNamespace(kind=kind), steps=steps, trained_steps=trained, eval_steps=looks))
 
@@ -30,14 +32,14 @@ def headline(how, kind="regression", steps=10, trained=1):
 @pytest.mark.parametrize(
     ("how", "kind", "steps", "trained", "expected"),
     [
-        ("auto", "regression", 10, 1, ("trained", 1, 1, False)),
-        ("auto", "classification", 10, 5, ("validation", 5, 5, True)),
-        ("auto", "regression", 50, 16, ("trained", 16, 5, False)),  # 0, 1, 2, 5, 10, 16, 20, 50
-        ("auto", "regression", 3, 5, ("trained", 3, 3, False)),  # a test of fewer steps than training
-        ("auto", "regression", 100, None, ("last", 100, 7, False)),  # training takes none
-        ("last", "classification", 10, 5, ("last", 10, 10, False)),
-        ("trained", "classification", 10, 5, ("trained", 5, 5, False)),
-        ("validation", "regression", None, None, (None, None, 0, False)),  # no inner steps at all
+        ("auto", REGRESSION, 10, 1, ("trained", 1, 1, False)),
+        ("auto", CLASSIFICATION, 10, 5, ("validation", 5, 5, True)),
+        ("auto", REGRESSION, 50, 16, ("trained", 16, 5, False)),  # 0, 1, 2, 5, 10, 16, 20, 50
+        ("auto", REGRESSION, 3, 5, ("trained", 3, 3, False)),  # a test of fewer steps than training
+        ("auto", REGRESSION, 100, None, ("last", 100, 7, False)),  # training takes none
+        ("last", CLASSIFICATION, 10, 5, ("last", 10, 10, False)),
+        ("trained", CLASSIFICATION, 10, 5, ("trained", 5, 5, False)),
+        ("validation", REGRESSION, None, None, (None, None, 0, False)),  # no inner steps at all
     ],
 )
 def test_which_number_of_steps(how, kind, steps, trained, expected):
@@ -48,7 +50,7 @@ def test_which_number_of_steps(how, kind, steps, trained, expected):
 def test_the_best_mean_over_stages_on_validation():
     errors = [np.array([[3.0, 5.0], [1.0, 1.0], [2.0, 2.0]]), np.array([[3.0, 3.0], [4.0, 4.0], [1.0, 1.0]])]
     assert headline("validation", steps=2).best(errors) == 2  # 3.5, 2.5, 1.5
-    assert headline("validation", "classification", steps=2).best(errors) == 0
+    assert headline("validation", CLASSIFICATION, steps=2).best(errors) == 0
     assert headline("validation", steps=2).best([np.array([[2.0], [1.0], [1.0]])]) == 1  # the first of equals
     assert headline("validation", steps=2).best([np.array([[2.0], [math.nan], [3.0]])]) == 0  # not finite: not chosen
     assert headline("validation", steps=2, trained=1).best([np.full((3, 1), math.inf)]) == 1
@@ -57,14 +59,14 @@ def test_the_best_mean_over_stages_on_validation():
 def test_diverged_tasks_are_counted_and_named():
     a = np.array([[1.0, 2.0, 3.0], [0.5, 20.5, 20.0]])  # 2 before adaptation: above 20 has diverged
     b = np.array([[0.1, 0.1, 0.1], [0.9, math.inf, 1.2]])
-    found = diverged({"a": a, "b": b}, 1)
+    found = diverged({"a": a, "b": b}, 1, MSE)
     assert found["n"] == 3
     assert [tuple(task.values()) for task in found["tasks"]] == [("b", 1, None), ("a", 1, 20.5), ("b", 2, 1.2)]
     assert found["others"]["mean"] == pytest.approx((10.25 + 0.9) / 2)
     assert found["others"]["n_tasks"] == 3
-    assert diverged({"a": a, "b": b}, 0) is None
+    assert diverged({"a": a, "b": b}, 0, MSE) is None
     many = np.array([np.full(12, 0.05), np.arange(12.0)])
-    assert (diverged({"a": many}, 1)["n"], len(diverged({"a": many}, 1)["tasks"])) == (11, 10)
+    assert (diverged({"a": many}, 1, MSE)["n"], len(diverged({"a": many}, 1, MSE)["tasks"])) == (11, 10)
 
 
 def test_tasks_that_diverge_after_more_steps_than_in_training_do_not_make_the_headline(tmp_path):

@@ -17,7 +17,7 @@ from metarun.rng import derive
 from metarun.tracking import RunFolder
 from metarun.trainer import trainer as module
 from metarun.trainer.state import Diverged, Pruned
-from metarun.trainer.trainer import Trainer, _Job, describe
+from metarun.trainer.trainer import Trainer, _Job
 
 CPU = torch.device("cpu")
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01}
@@ -309,13 +309,6 @@ def test_a_loss_or_a_weight_that_is_not_finite_ends_the_run(tmp_path, monkeypatc
         fit(tmp_path / "loss", iterations=5, log_every=2)
 
 
-def test_what_a_test_found_in_words():
-    assert describe("accuracy", {"mean": 0.97104, "ci95": 0.00214}) == "accuracy 97.10 ± 0.21 %"
-    assert describe("accuracy", {"mean": 0.5, "ci95": None}) == "accuracy 50.00 %"
-    assert describe("mse", {"mean": 0.15, "ci95": 0.01}) == "mse 0.1500 ± 0.0100"
-    assert describe("mse", {"mean": None, "n_nonfinite": 2, "n_tasks": 9}) == "mse not finite on 2 of 9 tasks"
-
-
 # What is logged and where it is drawn from ---------------------------------------------------------------------------------------
 
 
@@ -435,7 +428,7 @@ def test_a_boundary_is_guessed_from_the_error_after_the_steps_of_training(name, 
             steps.append(steps_)
         made_ = own_predictions(self, episodes, steps_, path=path)
         if not path:
-            scores.append(float(module.task_scores(made_[-1], episodes.query.y).mean()))
+            scores.append(float(self.spec.kind.scores(made_[-1], episodes.query.y).mean()))
         return made_
 
     monkeypatch.setattr(module.Jumps, "found", found)

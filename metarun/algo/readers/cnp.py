@@ -36,7 +36,7 @@ class CNP(Reader):
         super().__init__(spec, model, **common)
         require(width > 0, "width", width, "1 or more")
         require(min_std > 0, "min_std", min_std, "a number above 0")
-        self.gaussian, self.min_std = spec.kind == "regression", min_std
+        self.gaussian, self.min_std = not spec.kind.classes, min_std
         self.encoder = SetEncoder(self.features, self.spec.outputs, width, by_class=not self.gaussian)
         numbers = self.spec.outputs * (2 if self.gaussian else 1)
         self.decoder = perceptron(self.features + self.encoder.outputs, width, width, numbers)

@@ -41,7 +41,7 @@ class HyperNet(MetaLearner):
         chosen = matching(weights, generated)
         self.shapes = {name: w.shape for name, w in weights.items() if name in chosen}
         require(bool(self.shapes), "generated", list(generated), f"patterns of weights among {', '.join(weights)}")
-        self.encoder = SetEncoder(self.features, self.spec.outputs, width, by_class=spec.kind == "classification")
+        self.encoder = SetEncoder(self.features, self.spec.outputs, width, by_class=spec.kind.classes)
         self.generator = nn.Linear(self.encoder.outputs, sum(prod(shape) for shape in self.shapes.values()))
 
     def adapt(self, support: Examples, steps: int | None = None) -> Read:

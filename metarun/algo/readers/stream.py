@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algo.algorithm import if_finite, task_losses
 from metarun.algo.metalearner import Reader, in_order
 from metarun.algo.protonet import class_means, squared_distances
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.kinds import if_finite
 from metarun.model.network import NetworkFactory
 from metarun.model.norm import Norm
 
@@ -100,11 +100,11 @@ class StreamReader(Reader):
         if self.train_on != "stream":
             arranged = self.arrange(Examples(support, episodes.support.y, episodes.support.ways))
             content = self.read(arranged.x, self.labels(arranged))
-            losses = losses + task_losses(self.answer(content, query), episodes.query.y)
-        if self.matching and episodes.query.ways is not None:
+            losses = losses + self.spec.kind.losses(self.answer(content, query), episodes.query.y)
+        if self.matching and episodes.query.ways:
             means = class_means(support, episodes.support)
             near = -squared_distances(query, means) / sqrt(self.features)  # as attention scales its products
-            losses = losses + self.matching * task_losses(near, episodes.query.y)
+            losses = losses + self.matching * self.spec.kind.losses(near, episodes.query.y)
         return losses
 
     def _stream_losses(self, episodes: Episodes, features: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class StreamReader(Reader):
         labels = torch.cat([self.labels(episodes.support), self.labels(episodes.query)], 1)
         y = torch.cat([episodes.support.y, episodes.query.y], 1)
         order = torch.rand(y.shape[:2], device=y.device).argsort(1)
-        return task_losses(self.stream(in_order(features, order), in_order(labels, order)), in_order(y, order))
+        return self.spec.kind.losses(self.stream(in_order(features, order), in_order(labels, order)), in_order(y, order))
 
     def probe(self, episodes: Episodes) -> dict[str, Tensor]:
         """Accuracy at the first, second, … presentation of a class, (T, shots + queries), of support and queries in one stream.
@@ -120,7 +120,7 @@ class StreamReader(Reader):
         Classification alone, where each class of a task has as many examples as the others.
         """
         support, query = episodes.support, episodes.query
-        if support.ways is None:
+        if not support.ways:
             return {}
         both = self.arrange(Examples(torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1), support.ways))
         labels = self.labels(both)
