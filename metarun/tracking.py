@@ -20,6 +20,8 @@ from metarun.files import WRITING, json_lines, read_results, replacing
 
 PACKAGE = Path(__file__).resolve().parent
 SUPERSEDED = "superseded"
+STARTS = 10**6
+"""Numbers of starts in names of event files; a greater one is the second of a start."""
 FINAL = ("finished", "diverged")
 """What a run may have come to that a further try would only repeat."""
 
@@ -128,7 +130,12 @@ class Log:
         if tensorboard:
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder.path), purge_step=step + 1 if step else None)
+            _number_events(folder.path)
+            # What an earlier start wrote for this step and later ones is dropped by a reader; this step's lines are written again.
+            self._writer = SummaryWriter(str(folder.path), purge_step=step)
+            for line in kept:
+                if line["step"] == step:
+                    self._add_scalars(step, {tag: value for tag, value in line.items() if "/" in tag})
 
     def scalars(self, step: int, values: Mapping[str, float], **labels: Any) -> None:
         """One line of `metrics.jsonl` with ``values`` and ``labels``, and the values as TensorBoard scalars."""
@@ -136,8 +143,11 @@ class Log:
         self._file.flush()
         self.lines += 1
         if self._writer is not None:
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, step)
+            self._add_scalars(step, values)
+
+    def _add_scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, math.nan if value is None else value, step)
 
     def picture(self, tag: str, path: Path, step: int) -> None:
         """A PNG for TensorBoard, as it is: drawing a figure once more would take longer than many a run."""
@@ -158,15 +168,16 @@ class Log:
             self._writer.add_embedding(vectors, metadata=rows, metadata_header=header, global_step=step, tag="tasks")
 
     def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Hyper-parameters and final metrics, into this run's own event file (`add_hparams` would open another)."""
+        """Hyper-parameters and the metrics to show beside them, which are logged as scalars.
+
+        They go into this run's own event file: `add_hparams` would open another, and log the metrics once more.
+        """
         if self._writer is None:
             return
         from torch.utils.tensorboard.summary import hparams
 
         for summary in hparams(dict(config), dict(metrics)):
             self._writer._get_file_writer().add_summary(summary)
-        for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value)
 
     def sync(self) -> int:
         """See to it that the lines so far outlast a power cut → how many they are."""
@@ -245,6 +256,22 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _number_events(folder: Path) -> None:
+    """Number the event files of earlier starts.
+
+    Readers take them by name, in which the second of the start comes first: a clock that was set back, or two starts in one
+    second, would put a later start before an earlier one.
+    """
+    files = sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
+    names = [path.name.split(".", 4) for path in files]
+    numbers = [int(parts[3]) for parts in names if len(parts) == 5 and parts[3].isdigit()]
+    last = max((number for number in numbers if number < STARTS), default=0)
+    for path, parts in zip(files, names, strict=True):
+        if len(parts) == 5 and parts[3].isdigit() and int(parts[3]) >= STARTS:
+            last += 1
+            path.rename(path.with_name(".".join([*parts[:3], f"{last:010}", parts[4]])))
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Files of a run: whole or not there, cut back on resume, never lost."""
 
 import json
+import math
 
 import pytest
 
@@ -72,6 +73,7 @@ def test_events_hold_scalars_figures_and_hparams_in_one_file(tmp_path):
 
     log = Log(RunFolder(tmp_path), 0, tensorboard=True)
     log.scalars(3, {"train/loss": 0.5})
+    log.scalars(3, {"test/mse": 0.2})
     log.hparams({"algo": "maml", "algo.inner_lr": 0.01}, {"test/mse": 0.2})
     save(adaptation_curve([{"step": 0, "mean": 1.0, "ci95": 0.1}], MSE), tmp_path / "adaptation.png")
     log.picture("figures/adaptation", tmp_path / "adaptation.png", 3)
@@ -79,8 +81,51 @@ def test_events_hold_scalars_figures_and_hparams_in_one_file(tmp_path):
     (events,) = tmp_path.glob("events.out.tfevents.*")
     found = EventAccumulator(str(events)).Reload()
     assert found.Scalars("train/loss")[0].value == 0.5
+    assert [event.step for event in found.Scalars("test/mse")] == [3]
     assert "_hparams_/session_start_info" in found.Tags()["tensors"] or found.summary_metadata
     assert found.Tags()["images"] == ["figures/adaptation"]
+
+
+def shown(folder):
+    """Scalars by tag as TensorBoard shows a run directory: (step, value)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, round(event.value, 4)) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def start(folder, step, lines, values):
+    log = Log(RunFolder(folder), step, tensorboard=True, lines=lines)
+    for at, tag, value in values:
+        log.scalars(at, {tag: value})
+    log.close()
+
+
+def test_tensorboard_shows_each_event_once_after_kills(tmp_path):
+    start(tmp_path, 0, 0, [(0, "stage/a", 0.9), (5, "train/loss", 0.5)])  # killed before any checkpoint
+    start(tmp_path, 0, 0, [(0, "stage/a", 0.9), (5, "train/loss", 0.5), (10, "train/loss", 0.4), (10, "stage/a", 0.3)])
+    # A checkpoint of update 10 knew of three lines; the fourth is written again.
+    start(tmp_path, 10, 3, [(10, "stage/a", 0.3), (15, "train/loss", 0.2)])
+    assert shown(tmp_path) == {"stage/a": [(0, 0.9), (10, 0.3)], "train/loss": [(5, 0.5), (10, 0.4), (15, 0.2)]}
+
+
+def test_tensorboard_shows_starts_in_their_order_whatever_the_clock_says(tmp_path, monkeypatch):
+    clock = iter([2_000_000_000.0, 1_000_000_000.0, 1_000_000_000.0])
+    for step in (0, 10, 20):
+        now = next(clock)
+        with monkeypatch.context() as patch:
+            patch.setattr("time.time", lambda now=now: now)
+            start(tmp_path, step, step // 5, [(step + 5, "train/loss", step + 5), (step + 10, "train/loss", step + 10)])
+    assert shown(tmp_path)["train/loss"] == [(step, step) for step in (5, 10, 15, 20, 25, 30)]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 3
+
+
+def test_a_value_that_is_not_finite_is_shown_again_as_such(tmp_path):
+    start(tmp_path, 0, 0, [(4, "val/mse", float("nan"))])
+    start(tmp_path, 4, 1, [])
+    ((step, value),) = shown(tmp_path)["val/mse"]
+    assert step == 4
+    assert math.isnan(value)
 
 
 def test_flat_keys_and_the_digest_of_the_source(tmp_path, monkeypatch):
