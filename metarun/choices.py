@@ -68,13 +68,15 @@ def check_user_choices() -> None:
     """Check the files in the user's `conf/`.
 
     Raises:
-        ConfigError: a choice has the name of a shipped one, so that Hydra would ignore it silently; or data do not state the kind
-            of their tasks.
+        ConfigError: a choice or a preset has the name of a shipped one, so that Hydra would ignore it silently; a preset does not
+            state what it sets; or data do not state the kind of their tasks.
     """
     for group in CHOICES:
         for path in (user_folder() / group).glob("*.yaml"):
             if (CONFIGS / group / path.name).is_file():
                 raise ConfigError(f"{path}: {group}={path.stem} is a choice of metarun's own; give yours another name")
+    for path in (user_folder() / "presets").glob("*.yaml"):
+        check_user_preset(path)
     for path in (user_folder() / "data").glob("*.yaml"):
         text = path.read_text(errors="replace")
         kind = re.search(r"override /trainer\S*: (images|stream)\b", text)
@@ -82,6 +84,19 @@ def check_user_choices() -> None:
             raise ConfigError(
                 f"{path}: expected the kind of its tasks; add `- override /kind@_global_.kind: {kind[1]}` to defaults"
             )
+
+
+def check_user_preset(path: Path) -> None:
+    """Raise a `ConfigError` where Hydra would silently ignore a preset of the user's, or put its keys where nothing reads them."""
+    if (CONFIGS / "presets" / path.name).is_file():
+        raise ConfigError(
+            f"{path}: metarun's own preset of this name wins; set these keys on the command line or in a conf/paper/ row"
+        )
+    if not re.search(r"^# *@package +(_global_|cl|budget)\s*$", path.read_text(errors="replace"), re.MULTILINE):
+        raise ConfigError(
+            f"{path}: expected a line `# @package _global_` (of a learner), `# @package cl` (of a continual-learning method)"
+            " or `# @package budget`"
+        )
 
 
 def folders(arguments: Sequence[str]) -> Iterator[Path]:

@@ -101,6 +101,28 @@ def test_what_wins(tmp_path):
     assert composed(searched, "algo=maml", "data=sine").algo.inner_lr == 0.01
 
 
+def test_a_users_preset(here):
+    folder = here.folder / "conf/presets"
+    folder.mkdir(parents=True)
+    mine = folder / "anil_sine.yaml"
+    mine.write_text("# @package _global_\nalgo:\n  inner_lr: 0.25\n")
+    assert "inner_lr: 0.25" in here("algo=anil", "--cfg", "job").stdout
+    layers = here("algo=anil", "--info", "defaults").stdout
+    assert layers.index("algo/anil") < layers.index("presets/anil_sine") < layers.index("budget/full")
+
+    mine.write_text("algo:\n  inner_lr: 0.25\n")
+    error = here("algo=anil", "--cfg", "job", status=2).stderr
+    assert error.endswith(
+        "conf/presets/anil_sine.yaml: expected a line `# @package _global_` (of a learner), `# @package cl` (of a"
+        " continual-learning method) or `# @package budget`\n"
+    )
+
+    mine.rename(folder / "maml_linear.yaml")
+    error = here("algo=maml", "--cfg", "job", status=2).stderr
+    assert "conf/presets/maml_linear.yaml: metarun's own preset of this name wins" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("data", CHOICES["data"])
 def test_data_state_their_kind(data):
     content = yaml.safe_load((CONFIGS / "data" / f"{data}.yaml").read_text())
