@@ -139,7 +139,16 @@ def evaluate(arguments: list[str]) -> None:
     say(test(arguments[0], arguments[1:]))
 
 
-COMMANDS = {"show": show, "report": report, "eval": evaluate}
+def why(arguments: list[str]) -> None:
+    """`metarun why KEY [GROUP=CHOICE ...] [KEY=VALUE ...]`: every layer that sets a key; the last one wins."""
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError("why: which key? metarun why KEY [GROUP=CHOICE ...] [KEY=VALUE ...]")
+    from metarun.why import why as trace
+
+    say(trace(arguments[0], arguments[1:]))
+
+
+COMMANDS = {"show": show, "report": report, "eval": evaluate, "why": why}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")

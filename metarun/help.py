@@ -24,6 +24,7 @@ metarun: meta-learning and continual learning, from a configuration to a results
 usage: metarun [GROUP=CHOICE ...] [KEY=VALUE ...] [-m] [--cfg job] [--config-dir DIR]
        metarun show data=CHOICE [KEY=VALUE ...]    a picture of a few tasks, without training
        metarun eval RUN [KEY=VALUE ...]            test a finished run under other settings, or on other data
+       metarun why KEY [GROUP=CHOICE ...]          which file sets a key of that command, and which one wins
        metarun report RUNS ... [--table NAME]      compare runs on a page, or in a published table"""
 
 EXAMPLES = """

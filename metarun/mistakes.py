@@ -93,9 +93,11 @@ def unknown_key(error: BaseException | None) -> str | None:
     """The line for a key that the composed configuration does not have; None where ``error`` is something else."""
     while error is not None and not isinstance(error, ConfigAttributeError | ConfigKeyError):
         error = error.__cause__ or error.__context__
-    if error is None or not error.full_key:
-        return None
-    key, node = str(error.full_key), error.parent_node
+    return no_such_key(str(error.full_key), error.parent_node) if error is not None and error.full_key else None
+
+
+def no_such_key(key: str, node: object) -> str:
+    """The line for a key that is not in ``node``, the mapping that should have it, with the nearest one that is."""
     known = {str(name) for name in node} - {"_target_", "hydra"} if isinstance(node, DictConfig) else set()
     if "." not in key:
         known |= {title.lstrip("+") for title in GROUPS}
