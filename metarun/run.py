@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metarun import tracking
 from metarun.algo.algorithm import Algorithm
-from metarun.algo.oml import lengths
+from metarun.algo.by_length import lengths
 from metarun.algo.task_features import task_features
 from metarun.build import build
 from metarun.cl.composite import CompositeMethod

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from metarun.config import ConfigError, require
+from metarun.config import ConfigError, RangeError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.kinds import Classification, Kind, Regression
 from metarun.model.network import Network, Weights
@@ -254,6 +254,17 @@ def weighted(values: Tensor, episodes: Episodes) -> Tensor:
     """``values`` (T, …) by the weights of their tasks, where they have some."""
     weight = episodes.context.get("weight")
     return values if weight is None else values * weight.view(-1, *[1] * (values.dim() - 1))
+
+
+def one_head(spec: TaskSpec) -> int:
+    """The outputs of a learner whose head is shared by training and test.
+
+    Raises:
+        RangeError: training tasks have other ways than test tasks.
+    """
+    if spec.train_outputs != spec.outputs:
+        raise RangeError("data.train_ways", spec.train_outputs, f"data.ways ({spec.outputs}): the head has one size")
+    return spec.outputs
 
 
 @contextmanager

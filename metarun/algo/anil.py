@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import Algorithm
-from metarun.algo.inner_loop import Descent, inner_loop, one_head
+from metarun.algo.algorithm import Algorithm, one_head
+from metarun.algo.inner_loop import inner_loop
+from metarun.algo.rules import Descent
 from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
 from metarun.model.layers import linear

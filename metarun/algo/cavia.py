@@ -4,7 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metarun.algo.inner_loop import Descent, Rule, UnrolledLearner, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import UnrolledLearner
+from metarun.algo.rules import Descent, Rule
 from metarun.config import ConfigError, require
 from metarun.episodes import Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights

@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.algo.inner_loop import Adam, Adapted, Descent, GradientLearner, Rule, one_head
-from metarun.algo.oml import by_length
-from metarun.config import ConfigError, require
+from metarun.algo.algorithm import Algorithm, BatchNormMode, one_head
+from metarun.algo.by_length import by_length
+from metarun.algo.gradient_learner import Adapted, GradientLearner
+from metarun.algo.pooled import PooledTraining
+from metarun.algo.rules import Adam, Descent, Rule
+from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import linear
-from metarun.model.network import Network, NetworkFactory, Weights, embedding_width
+from metarun.model.network import Network, NetworkFactory, Weights
 from metarun.model.norm import Norm
 
 InnerOptimizer = Literal["sgd", "adam"]
@@ -80,7 +81,7 @@ class FineTuner(GradientLearner):
         return Adam(self.inner_lr) if self.inner_optimizer == "adam" else Descent(self.inner_lr)
 
 
-class Finetune(FineTuner):
+class Finetune(PooledTraining, FineTuner):
     """Train one network on the examples of all tasks pooled, then fine-tune it on each test task's support set.
 
     Regression learns one function for all tasks (the pre-trained baseline of Finn et al. 2017, section 5.1). Classification learns
@@ -97,8 +98,7 @@ class Finetune(FineTuner):
     def __init__(self, spec: TaskSpec, network: NetworkFactory, tune: Literal["all", "head"] = "all", **common: Any) -> None:
         super().__init__(spec, network(None), **common)
         self.tune = tune
-        self.head = pooled_head(spec, self.network)
-        self.why_not_sharded = pooled_norms(self.network)
+        self.add_pooled_head()
 
     def initial(self, support: Examples) -> Weights:
         head: Weights = {f"head.{name}": w for name, w in self.head.named_parameters()}
@@ -109,12 +109,6 @@ class Finetune(FineTuner):
     def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
         body = weights if self.tune == "all" else self.network.weights()
         return linear(self.network(body, x, norm), weights["head.weight"], weights["head.bias"])
-
-    def chunk(self, episodes: Episodes) -> int | None:
-        return self.task_chunk  # pooled: all tasks of an update are one ordinary batch
-
-    def outputs_and_targets(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        return pooled(self, self.head, episodes)
 
 
 class Scratch(FineTuner):
@@ -147,30 +141,3 @@ class Scratch(FineTuner):
             batch_norm=batch_norm,
             **common,
         )
-
-
-def pooled_head(spec: TaskSpec, network: Network) -> nn.Linear:
-    """What turns the network's embedding into the outputs of training on all tasks pooled: all training classes, or targets.
-
-    Raises:
-        ConfigError: the data do not number the training classes.
-    """
-    outputs = spec.train_classes if spec.kind.classes else spec.outputs
-    if outputs is None:
-        raise ConfigError(f"data={spec.name}: pooled training tells the training classes apart, and these data do not number them")
-    return nn.Linear(embedding_width(network, spec.input_shape), outputs)
-
-
-def pooled(algorithm: Algorithm, head: nn.Linear, episodes: Episodes) -> tuple[Tensor, Tensor]:
-    """Outputs of one network and one ``head`` for the support and query examples of all tasks, as one batch, and the labels."""
-    support, query = episodes.support, episodes.query
-    x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
-    if algorithm.spec.kind.classes:
-        y = episodes.context["classes"].gather(1, y)
-    features = algorithm.embed_pooled(x.flatten(0, 1).unsqueeze(0))
-    return head(features).view(*x.shape[:2], -1), y
-
-
-def pooled_norms(network: Network) -> str | None:
-    """`Algorithm.why_not_sharded` of a learner that trains ``network`` on all tasks pooled."""
-    return "model: batch norms take all tasks of an update as one batch" if network.statistics.channels else None

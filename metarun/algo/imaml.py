@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.algo.inner_loop import Descent, GradientLearner, Rule, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import GradientLearner
+from metarun.algo.rules import Descent, Rule
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from metarun.algo.inner_loop import Descent, Rule, UnrolledLearner, matching, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import UnrolledLearner
+from metarun.algo.rules import Descent, Rule
 from metarun.config import require
 from metarun.episodes import TaskSpec
-from metarun.model.network import NetworkFactory
+from metarun.model.network import NetworkFactory, matching
 
 
 class MAML(UnrolledLearner):

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.inner_loop import Descent, GradientLearner, LearnedRates, Rule, matching, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import GradientLearner
+from metarun.algo.rules import Descent, LearnedRates, Rule
 from metarun.config import require
 from metarun.episodes import Episodes, TaskSpec
-from metarun.model.network import NetworkFactory, Weights
+from metarun.model.network import NetworkFactory, Weights, matching
 from metarun.model.norm import Norm, RunningStatistics
 
 

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.algo.inner_loop import one_head
+from metarun.algo.algorithm import Algorithm, BatchNormMode, one_head
 from metarun.build import build
 from metarun.config import ConfigError, nearest
 from metarun.episodes import Episodes, Examples, TaskSpec

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.algo.inner_loop import GradientLearner, Rule, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import GradientLearner
+from metarun.algo.rules import Rule
 from metarun.config import require
 from metarun.episodes import TaskSpec
 from metarun.model.network import NetworkFactory, Weights

@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from metarun.algo.inner_loop import Descent, LearnedRates, Rule, UnrolledLearner, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import UnrolledLearner
+from metarun.algo.rules import Descent, LearnedRates, Rule
 from metarun.config import require
 from metarun.episodes import TaskSpec
 from metarun.model.network import NetworkFactory
 
 
 class MetaSGD(UnrolledLearner):
-    """Learn the initialisation and, for every weight, the rate at which it adapts (Algorithm 1 and equation 2).
+    """Learn the initialisation and the rate at which each weight adapts (Algorithm 1 and equation 2).
 
-    A rate may become negative: with the gradient it gives the direction of a step as well as its length.
+    A rate may become negative: it sets the direction of a step as well as its length.
 
     Args:
         spec, network: the tasks, and the configured `model`.
@@ -21,13 +23,7 @@ class MetaSGD(UnrolledLearner):
     """
 
     def __init__(
-        self,
-        spec: TaskSpec,
-        network: NetworkFactory,
-        inner_lr: float | tuple[float, float],
-        *,
-        test_steps: int = 1,
-        **common: Any,
+        self, spec: TaskSpec, network: NetworkFactory, inner_lr: float | tuple[float, float], *, test_steps: int = 1, **common: Any
     ) -> None:
         super().__init__(spec, network(one_head(spec)), test_steps=test_steps, **common)
         low, high = inner_lr if isinstance(inner_lr, tuple) else (inner_lr, inner_lr)

@@ -5,10 +5,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.algo.finetune import pooled, pooled_head, pooled_norms
-from metarun.algo.protonet import squared_distances
-from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.algo.algorithm import BatchNormMode
+from metarun.algo.metric_space import squared_distances
+from metarun.algo.pooled import PooledTraining
+from metarun.episodes import Examples, TaskSpec
 from metarun.model.network import NetworkFactory
 from metarun.model.norm import Statistics
 
@@ -21,7 +21,7 @@ class Neighbours(NamedTuple):
     statistics: Statistics | None
 
 
-class Nearest(Algorithm):
+class Nearest(PooledTraining):
     """A query is what the support example nearest to it is (Euclidean distance).
 
     The embedding is that of `Finetune`: one network for all training classes, or one function for all tasks.
@@ -43,8 +43,7 @@ class Nearest(Algorithm):
     ) -> None:
         super().__init__(spec, batch_norm=batch_norm, **common)
         self.network, self.space, self.trains = network(None), space, space == "embedding"
-        self.head = pooled_head(spec, self.network)
-        self.why_not_sharded = pooled_norms(self.network)
+        self.add_pooled_head()
 
     def adapt(self, support: Examples, steps: int | None = None) -> Neighbours:
         points, statistics = (support.x.flatten(2), None) if self.space == "inputs" else self.embed_support(support.x)
@@ -63,9 +62,3 @@ class Nearest(Algorithm):
         far = torch.finfo(distances.dtype).max
         among = [distances.masked_fill((state.support.y != c).unsqueeze(1), far).amin(-1) for c in range(state.support.ways)]
         return -torch.stack(among, -1)
-
-    def outputs_and_targets(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        return pooled(self, self.head, episodes)
-
-    def chunk(self, episodes: Episodes) -> int | None:
-        return self.task_chunk

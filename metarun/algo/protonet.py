@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
+from metarun.algo.metric_space import class_means, squared_distances
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.kinds import Classification, Kind
 from metarun.model.network import NetworkFactory, embedding_width
@@ -50,19 +51,3 @@ class ProtoNet(Algorithm):
         embedded = self.embed_pooled(torch.cat([support.x, query.x], 1))
         n = support.x.shape[1]
         return self.spec.kind.losses(-squared_distances(embedded[:, n:], class_means(embedded[:, :n], support)), query.y)
-
-
-def class_means(embedded: Tensor, of: Examples) -> Tensor:
-    """Mean embedding of the examples of each class: (T, n, d) → (T, ways, d). Each class has an example."""
-    members = of.one_hot(embedded.dtype)
-    return members.mT @ embedded / members.sum(1).unsqueeze(-1)
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(T, n, d) and (T, m, d) → (T, n, m), by the binomial formula, which needs no (T, n, m, d).
-
-    It is taken about the mean of each task's ``b``: far from 0 the squares would round away the distances.
-    """
-    centre = b.detach().mean(1, keepdim=True)
-    a, b = a - centre, b - centre
-    return a.square().sum(-1, keepdim=True) - 2 * a @ b.mT + b.square().sum(-1).unsqueeze(1)

@@ -6,7 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metarun.algo.inner_loop import Adam, Adapted, Descent, GradientLearner, Rule, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import Adapted, GradientLearner
+from metarun.algo.rules import Adam, Descent, Rule
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights

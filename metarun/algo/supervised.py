@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
-from metarun.algo.finetune import pooled_norms
+from metarun.algo.pooled import pooled_norms
 from metarun.config import ConfigError
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory

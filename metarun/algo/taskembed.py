@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from metarun.algo.inner_loop import Adapted, Descent, Rule, UnrolledLearner, one_head
+from metarun.algo.algorithm import one_head
+from metarun.algo.gradient_learner import Adapted, UnrolledLearner
 from metarun.algo.meta_features import count, meta_features
 from metarun.algo.metalearner import SetEncoder
+from metarun.algo.rules import Descent, Rule
 from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights, embedding_shape

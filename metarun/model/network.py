@@ -1,7 +1,8 @@
 """Networks used functionally: ``network(weights, x)``, for one set of weights or one set a task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -183,3 +184,8 @@ def embedding_width(network: Network, input_shape: tuple[int, ...]) -> int:
             f"model: the algorithm works on vectors, and this network gives {shape}; conv4 has model.features=flatten"
         )
     return shape[0]
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> frozenset[str]:
+    """The names that match one of ``patterns`` (`norms.*`)."""
+    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))

@@ -9,9 +9,9 @@ from small import LINE, PICTURES, conv, images, mlp, regression
 from torch.nn import functional as F
 
 from metarun.algo.finetune import Finetune, Scratch
+from metarun.algo.metric_space import squared_distances
 from metarun.algo.nearest import Nearest
 from metarun.algo.oracle import Oracle
-from metarun.algo.protonet import squared_distances
 from metarun.config import ConfigError
 from metarun.data.sine import Sine
 from metarun.episodes import Episodes, Examples

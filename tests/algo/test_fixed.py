@@ -11,7 +11,7 @@ from small import LINE, PICTURES, images, mlp, regression
 from torch import nn
 
 from metarun.algo.algorithm import Algorithm
-from metarun.algo.inner_loop import GradientLearner
+from metarun.algo.gradient_learner import GradientLearner
 from metarun.algo.maml import MAML
 from metarun.algo.reptile import Reptile
 from metarun.build import build

@@ -8,8 +8,9 @@ from reference import gradients_of, peak_saved_bytes
 from small import LINE, PICTURES, conv, images, mlp, regression
 
 from metarun.algo.algorithm import recorded_steps
-from metarun.algo.inner_loop import Adam, LearnedRates, inner_loop
+from metarun.algo.inner_loop import inner_loop
 from metarun.algo.maml import MAML
+from metarun.algo.rules import Adam, LearnedRates
 
 KINDS = {"mlp": (LINE, mlp, regression), "conv": (PICTURES, conv, images)}
 

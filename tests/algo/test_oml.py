@@ -6,8 +6,9 @@ from small import LINE, PICTURES, conv, images, mlp, regression
 from torch.nn import functional as F
 
 from metarun.algo.algorithm import eval_mode
+from metarun.algo.by_length import lengths
 from metarun.algo.finetune import Finetune
-from metarun.algo.oml import OML, lengths
+from metarun.algo.oml import OML
 from metarun.data.sine_stream import SineStream
 from metarun.episodes import Examples
 from metarun.model.mlp import MLP

@@ -5,11 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metarun.algo.inner_loop import matching
 from metarun.algo.metalearner import MetaLearner, Read, SetEncoder
 from metarun.config import require
 from metarun.episodes import Examples, TaskSpec
-from metarun.model.network import NetworkFactory
+from metarun.model.network import NetworkFactory, matching
 from metarun.model.norm import Norm
 
 

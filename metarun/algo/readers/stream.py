@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algo.metalearner import Reader, in_order
-from metarun.algo.protonet import class_means, squared_distances
+from metarun.algo.metric_space import class_means, squared_distances
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.kinds import if_finite
