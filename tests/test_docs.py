@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-OWN = {"ridge", "arrays", "mine", "freeze"}
+OWN = {"ridge", "arrays", "mine", "freeze", "absolute_sine"}
 """Choices of a user's own in the examples."""
 
 
@@ -109,6 +109,43 @@ def test_an_algorithm_of_ones_own(written):
         assert results["protocol"]["batch_norm"] == mode
     assert len(set(accuracies.values())) == 3
     assert "algo.penalty=-1.0: expected a number above 0" in written(*of_images, "algo.penalty=-1", status=2).stderr
+
+
+def test_a_kind_of_ones_own(written, monkeypatch):
+    """It trains, is validated, tested and tested again, learns in stages, and is reported without its code."""
+    assert len(blocks("adding.md")["absolute.py"].splitlines()) < 40
+    short = (
+        "data=absolute_sine",
+        "trainer.iterations=60",
+        "trainer.validate_every=20",
+        "trainer.test_tasks=20",
+        "trainer.val_tasks=10",
+    )
+    for seed in (0, 1):
+        said = written(*short, f"seed={seed}", f"hydra.run.dir=runs/{seed}").stdout
+    assert "mean absolute error, mean ± 95 % interval over tasks (median)" in said
+    results = json.loads((written.folder / "runs/0/results.json").read_text())
+    assert results["metric"]["name"] == "mae"
+    assert results["task"]["kind"] == "absolute_error"
+    scores = np.load(written.folder / "runs/0/test.npz")["scores"][0, 1]
+    assert results["test"]["mae"]["mean"] == pytest.approx(scores.mean())
+    assert results["test"]["steps"]["chosen_by"] == "trained"
+    before, after = (row["mean"] for row in results["test"]["by_step"][:2])
+    assert after < before
+    assert results["validation"].keys() == {"mae"}
+    monkeypatch.setenv("METARUN_PACKAGES", "absolute")  # code of a run directory is not trusted otherwise
+    again = written("eval", "runs/0", "data.shots=20").stdout
+    assert "The run itself: mae" in again
+    written(*short, "cl=ewc", "data.stages=2", "trainer.report_steps=validation", "hydra.run.dir=runs/stages")
+    stream = json.loads((written.folder / "runs/stages/results.json").read_text())
+    assert stream["continual"]["acc"] == pytest.approx(-stream["test"]["mae"]["mean"])  # lower is better
+
+    (written.folder / "absolute.py").unlink()
+    written("report", "runs")
+    page = (written.folder / "outputs/report/report.html").read_text()
+    assert "Curves: mean absolute error" in page
+    means = [json.loads((written.folder / f"runs/{n}/results.json").read_text())["test"]["mae"]["mean"] for n in (0, 1)]
+    assert f"{np.mean(means):.3f} ± " in page
 
 
 def test_a_network_of_ones_own(written):
