@@ -1,6 +1,7 @@
 """A small stream of pictures, a learner and a trainer for it."""
 
 from functools import cache
+from time import perf_counter
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from metarun.data.source import TaskShape
 from metarun.data.stream import ImageStream
 from metarun.model.mlp import MLP
 from metarun.run import build_method
-from metarun.signals import Interrupted
+from metarun.signals import Interrupted, Signals
 from metarun.tracking import RunFolder
-from metarun.trainer.trainer import Trainer, _Job
+from metarun.trainer.draws import Draws
+from metarun.trainer.trainer import Trainer
 
 CPU = torch.device("cpu")
 STAGES, WAYS, SIDE = 3, 2, 4
@@ -56,27 +58,28 @@ def method(name: str, *keys: str):
     return build_method(config(name, *keys))
 
 
-def train(path, data: ImageStream, method, *, iterations: int = 6, algorithm=None, **keys):
+def train(path, data: ImageStream, method, *, iterations: int = 6, algorithm=None, signals=None, clock=perf_counter, **keys):
     """Through all stages → (outcome, learner)."""
     algorithm = algorithm or learner(data)
     adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
     settings = {"iterations": iterations, "tasks": 8, "optimizer": adam, "validate_every": None, "tensorboard": False} | keys
-    outcome = Trainer(0, **settings).fit(algorithm, data.stages(CPU), method, RunFolder(path), "tests")
+    given = algorithm, data.stages(CPU), method, RunFolder(path), "tests"
+    outcome = Trainer(0, **settings).fit(*given, signals=signals, clock=clock)
     return outcome, algorithm
 
 
 def stopped_and_resumed(path, data, name, keys, update, patch, **settings):
     """Let a signal come in the middle of an update, then run the same again → (outcome, learner)."""
-    made = []
+    made, signals = [], Signals()
 
-    def reseed(job, what, own=_Job._reseed):
-        made.append(what)
-        if made.count("update") > update:
-            job.signals.caught = 15
-        own(job, what)
+    def reseed(draws, step, *purpose, own=Draws.reseed):
+        made.append(purpose)
+        if made.count(()) > update:
+            signals.caught = 15
+        own(draws, step, *purpose)
 
     with patch.context() as here:
-        here.setattr(_Job, "_reseed", reseed)
+        here.setattr(Draws, "reseed", reseed)
         with pytest.raises(Interrupted):
-            train(path, data, method(name, *keys), **settings)
+            train(path, data, method(name, *keys), signals=signals, **settings)
     return train(path, data, method(name, *keys), **settings)

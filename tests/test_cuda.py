@@ -7,17 +7,15 @@ import torch
 from runs import assert_same, run_in, weights
 from shared_out import CASES, made, method
 from small import LINE, mlp
+from updates import loop_of
 
 from metarun.algo.maml import MAML
 from metarun.config import CONFIGS
 from metarun.data.images import Classes, ImageTasks
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape
-from metarun.ranks import ALONE
 from metarun.rng import bits
-from metarun.tracking import RunFolder
 from metarun.trainer.guard import Guard
-from metarun.trainer.trainer import Trainer, _Job
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -80,26 +78,21 @@ def test_every_algorithm_trains(metarun, algo, request):
 
 
 def begun(algo, data, cl, keys, device, path):
-    """A training, about to make its first update."""
+    """The loop of a training, about to make its first update, and its tasks."""
     stages, learner = made(algo, data, torch.device(device))
     adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
-    settings = {"iterations": 100, "tasks": 4, "optimizer": adam, "test_tasks": 2, "tensorboard": False} | keys
-    job = _Job(Trainer(0, **settings), learner, stages, method(cl), RunFolder(path), "tests", ALONE)
-    job._begin(0)
-    job.batches = job.feed.batches(stages[0].train, 0, 100)
-    learner.train()
-    return job
+    loop = loop_of(path, learner, stages, method(cl), **({"tasks": 4, "optimizer": adam} | keys))
+    return loop, loop.feed.batches(stages[0].train, 0, 100)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, _, keys) in CASES.items() if "detect" not in keys])
 def test_no_update_waits_for_the_device(name, tmp_path):
-    job = begun(*CASES[name], "cuda", tmp_path)
+    loop, batches = begun(*CASES[name], "cuda", tmp_path)
     for _ in range(3):  # what is made once, and the first tasks
-        job._update()
+        loop.step(batches)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(70):  # more than are sampled at once
-            job._update()
+            loop.step(batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        job.log.close()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from metarun.config import ConfigError
 from metarun.mistakes import line_and_status
 from metarun.signals import Interrupted
 from metarun.tracking import RunFolder
-from metarun.trainer.trainer import _Job
+from metarun.trainer.draws import Draws
 
 KEYS = ("trainer.checkpoint_every=0", "trainer.iterations=20", "trainer.validate_every=10", "trainer.log_every=5")
 
@@ -26,12 +27,12 @@ def whole(tmp_path_factory):
 def stop_at(step, patch):
     """Let a signal come in this update."""
 
-    def reseed(job, what, own=_Job._reseed):
-        if job.position.step == step:
-            job.signals.caught = 15
-        own(job, what)
+    def reseed(draws, at, *purpose, own=Draws.reseed):
+        if at == step and not purpose:
+            signal.raise_signal(signal.SIGTERM)
+        own(draws, at, *purpose)
 
-    patch.setattr(_Job, "_reseed", reseed)
+    patch.setattr(Draws, "reseed", reseed)
 
 
 def assert_as(whole, path, found):
@@ -104,12 +105,12 @@ def test_damaged_records_are_made_again_or_left_out(whole, tmp_path):
 def test_a_folder_that_vanishes_in_a_run_ends_it(tmp_path, monkeypatch):
     path = tmp_path / "run"
 
-    def reseed(job, what, own=_Job._reseed):
-        if job.position.step == 5 and path.is_dir():
+    def reseed(draws, step, *purpose, own=Draws.reseed):
+        if step == 5 and path.is_dir():
             path.rename(tmp_path / "gone")
-        own(job, what)
+        own(draws, step, *purpose)
 
-    monkeypatch.setattr(_Job, "_reseed", reseed)
+    monkeypatch.setattr(Draws, "reseed", reseed)
     with pytest.raises(ConfigError, match="run: the run directory has vanished"):
         run_in(path, *KEYS)
     assert not path.exists()

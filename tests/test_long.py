@@ -19,7 +19,7 @@ import torch
 from runs import run_in
 
 from metarun.trainer import feed
-from metarun.trainer.trainer import _Job
+from metarun.trainer.meter import Meter
 
 LONG = int(os.environ.get("METARUN_LONG", 0))
 MB = 2**20
@@ -47,12 +47,12 @@ def looks(monkeypatch):
     """(tensors, resident size) at each log of the loss."""
     seen = []
 
-    def log_loss(job, bar, own=_Job._log_loss):
-        own(job, bar)
+    def log_losses(meter, reading, own=Meter.log_losses):
+        own(meter, reading)
         seen.append((tensors(), resident()))
 
     monkeypatch.setattr(feed, "MOST_UPDATES", 1)  # no tasks sampled ahead are among the tensors
-    monkeypatch.setattr(_Job, "_log_loss", log_loss)
+    monkeypatch.setattr(Meter, "log_losses", log_losses)
     return seen
 
 

@@ -55,6 +55,12 @@ class Guard:
             value.copy_(torch.where(finite, value, self._states.get(at, torch.zeros_like(value))))
         self.counts[0] += ~self.finite
 
+    def take_counts(self) -> tuple[int, int]:
+        """Updates reverted and tasks whose losses were not finite since the last call, which waits for the device."""
+        updates, tasks = self.counts.tolist()
+        self.counts.zero_()
+        return updates, tasks
+
     def _gradients_finite(self) -> Tensor:
         found = [w.grad.isfinite().all() for w in self.algorithm.parameters() if w.grad is not None]
         return torch.stack([torch.ones_like(self.finite), *found]).all()

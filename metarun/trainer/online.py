@@ -1,36 +1,35 @@
-"""A stream whose stages change unannounced: which stage each round is of, and boundaries guessed from jumps of the loss."""
+"""An online stream: stages change unannounced, and every round is scored before its labels are trained on."""
 
-import math
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarun.cl.memory import Memory
-from metarun.data.source import Stage, TaskSource
+from metarun.cl.method import ContinualMethod
+from metarun.config import ConfigError
+from metarun.data.source import Stage
 from metarun.episodes import Episodes
 from metarun.rng import bits, derive, uniform
-
-REMEMBERED = 500
-"""Tasks since the last guessed boundary that stand for the stage that has ended."""
-WARMING, DECAY = 20, 0.95
-"""Rounds after a boundary in which none is guessed, and how slowly the running mean and variance of the loss forget."""
+from metarun.tracking import Log
+from metarun.trainer.evaluation import testing
+from metarun.trainer.headline import Headline
+from metarun.trainer.runstate import RunState
+from metarun.trainer.sharding import Sharding
 
 
 def stages_of_rounds(seed: int, rounds: int, stages: int, switch: float) -> list[int]:
-    """The number of the stage that each round's tasks come from.
+    """Number of the stage that each round's tasks come from.
 
     The first is 0; before each later round the stage changes with probability ``switch``, to any of the others. A round's stage
     is a function of the seed and of the rounds up to it, whatever ``rounds`` is.
     """
     changes = (uniform(derive(seed, "switch"), torch.arange(rounds), 1)[:, 0] < switch).tolist()
     steps = (1 + bits(derive(seed, "next stage"), torch.arange(rounds), 1)[:, 0] % max(stages - 1, 1)).tolist()
-    found = [0]
+    sequence = [0]
     for change, step in zip(changes[1:], steps[1:], strict=True):
-        found.append((found[-1] + step) % stages if change else found[-1])
-    return found[:rounds]
+        sequence.append((sequence[-1] + step) % stages if change else sequence[-1])
+    return sequence[:rounds]
 
 
 def stretches(rounds: list[int], start: int) -> Iterator[tuple[int, int, int]]:
@@ -40,67 +39,59 @@ def stretches(rounds: list[int], start: int) -> Iterator[tuple[int, int, int]]:
         yield stage, members[0], members[-1] + 1
 
 
-class Jumps:
-    """Guesses boundaries: a loss more than ``threshold`` standard deviations above its running mean begins a new stage.
+def check_online(method: ContinualMethod, *, detects: bool) -> None:
+    """Refuse a method that must be told more than an online stream tells.
 
-    After Caccia et al., "Online fast adaptation and knowledge accumulation" (NeurIPS 2020), who compare the loss with its
-    running value, too. The tasks since the last boundary are remembered, and stand for the stage that has ended.
+    Raises:
+        ConfigError: it needs the stages, or boundaries where none are detected.
+    """
+    name = type(method).__name__
+    if method.needs == "stages":
+        raise ConfigError(f"trainer.switch: {name} must be told the stage, and nobody announces it")
+    if method.needs == "boundaries" and not detects:
+        raise ConfigError(f"trainer.switch: {name} must be told when a stage ends; trainer.detect=4 guesses it")
+
+
+class Stream:
+    """Looks at the new tasks of each round before the update.
+
+    Args:
+        state: of the run.
+        rounds: number of each round's stage.
+        headline: after how many inner steps a round is scored.
+        sharding: which tasks of a round this process scores.
+        log: for the scores.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-        self.steps: list[int] = []
-        """Rounds before which a boundary was guessed."""
-        self.memory = Memory()
-        self._restart()
+    def __init__(self, state: RunState, rounds: list[int], headline: Headline, sharding: Sharding, log: Log) -> None:
+        self.state, self.rounds, self.headline, self.sharding, self.log = state, rounds, headline, sharding, log
+        self._unlogged: list[Tensor] = []
+        self._loss = float("nan")
 
-    def _restart(self) -> None:
-        self.memory = Memory()
-        self.rounds, self.mean, self.variance = 0, 0.0, 0.0
-
-    def found(self, round_: int, loss: float) -> Stage | None:
-        """The stage that has ended, if ``loss``, that of the tasks of round ``round_``, has jumped.
-
-        A loss that is not finite is no boundary, and does not enter the running mean.
-        """
-        excess = loss - self.mean
-        if not math.isfinite(loss) or self.rounds < WARMING or excess <= self.threshold * self.variance**0.5:
+    def look(self, episodes: Episodes) -> Stage | None:
+        """Score the learner on ``episodes``; the stage that has ended, if a boundary is detected before them."""
+        own, share = self.sharding.own(episodes)
+        with testing(self.state.algorithm):
+            predicted = self.state.algorithm.predictions(own, self.headline.steps, path=False)[-1]
+            score = self.state.algorithm.spec.kind.scores(predicted, own.query.y).mean()
+        self.sharding.ranks.average([score], share)
+        self._unlogged.append(score)
+        if self.state.detector is None:
             return None
-        past = Remembered(self.memory)
-        self.steps.append(round_)
-        self._restart()
-        return Stage(f"before round {round_ + 1}", past, past, past)
+        self._loss = -self.headline.metric.sign * float(score)
+        return self.state.detector.detect(self.state.position.step, self._loss)
 
-    def observe(self, episodes: Episodes, loss: float) -> None:
-        """Take the round's tasks and its loss for those of the present stage."""
-        self.memory.offer(episodes, REMEMBERED)
-        if not math.isfinite(loss):
+    def observe(self, episodes: Episodes) -> None:
+        """Show the detector ``episodes``, at which `look` has looked, as tasks of the present stage."""
+        if self.state.detector is not None:
+            self.state.detector.observe(episodes, self._loss)
+
+    def log_scores(self) -> None:
+        """A line for each round since the last call: its score, and the stage that nobody was told."""
+        if not self._unlogged:
             return
-        self.rounds += 1
-        share = max(1 - DECAY, 1 / self.rounds)
-        excess = loss - self.mean
-        self.mean += share * excess
-        self.variance = (1 - share) * (self.variance + share * excess**2)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values from which `load_state_dict` continues."""
-        counts = {"steps": self.steps, "rounds": self.rounds, "mean": self.mean, "variance": self.variance}
-        return counts | {"memory": self.memory.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Continue from what `state_dict` gave."""
-        self.steps, self.rounds, self.mean, self.variance = (state[key] for key in ("steps", "rounds", "mean", "variance"))
-        self.memory.load_state_dict(state["memory"], device)
-
-
-class Remembered(TaskSource):
-    """The tasks in a memory, again and again."""
-
-    def __init__(self, memory: Memory) -> None:
-        if memory.kept is None:
-            raise ValueError("the memory is empty")
-        self.kept, self.size = memory.kept, len(memory)
-        self.count = self.size
-
-    def sample(self, ids: Tensor) -> Episodes:
-        return self.kept.pick((ids % self.size).to(self.kept.query.x.device))
+        scores = self.state.position.online
+        for number, score in enumerate(torch.stack(self._unlogged).tolist(), len(scores)):
+            self.log.scalars(number + 1, {f"online/{self.headline.metric.name}": score, "online/stage": self.rounds[number]})
+            scores.append(score)
+        self._unlogged.clear()

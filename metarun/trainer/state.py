@@ -61,3 +61,9 @@ class Outcome:
     """Of an online stream: the number of each round's stage."""
     boundaries: list[int] = field(default_factory=list)
     """Rounds before which a boundary was detected."""
+
+
+def require_finite(loss: float, step: int) -> None:
+    """Raises `Diverged` where the training loss at ``step`` is not finite."""
+    if not np.isfinite(loss):
+        raise Diverged(f"the training loss is {loss} at update {step}")

@@ -8,8 +8,9 @@ from streams import learner, method, stream, train
 
 from metarun.algo.supervised import Supervised
 from metarun.tracking import RunFolder
-from metarun.trainer import trainer as module
+from metarun.trainer.losses import Losses
 from metarun.trainer.state import Diverged
+from metarun.trainer.update import Update
 
 BAD = (0, 3, 4)
 """Updates with a task whose loss is not finite; the first of them is the optimizer's first."""
@@ -21,7 +22,7 @@ def harm(monkeypatch):
 
     def do(bad, what="loss"):
         seen = []
-        losses, update = Supervised.losses, module._Job._update
+        losses, update, add = Supervised.losses, Update.__call__, Losses.add
 
         def harmed(self, episodes):
             found = losses(self, episodes)
@@ -32,25 +33,29 @@ def harm(monkeypatch):
                     found = found + (next(self.parameters()).flatten()[0] * 0).sqrt()
             return found
 
-        def watched(job):
-            harmed.now = job.position.step in bad
-            before = state(job)
-            update(job)
-            seen.append((job.position.step - 1, before, state(job)))
+        def watched(of, episodes):
+            harmed.now = len(seen) in bad
+            harmed.update, harmed.before = of, state(of)
+            return update(of, episodes)
+
+        def added(of, step):  # after the continual method has been told of the update
+            seen.append((len(seen), harmed.before, state(harmed.update)))
+            add(of, step)
 
         monkeypatch.setattr(Supervised, "losses", harmed)
-        monkeypatch.setattr(module._Job, "_update", watched)
+        monkeypatch.setattr(Update, "__call__", watched)
+        monkeypatch.setattr(Losses, "add", added)
         return seen
 
     return do
 
 
-def state(job):
+def state(update):
     """Weights, statistics, optimizer and continual state, flat."""
-    found = {f"w.{name}": value.clone() for name, value in job.algorithm.state_dict().items()}
-    for i, of in enumerate(job.optimizer.torch.state.values()):
+    found = {f"w.{name}": value.clone() for name, value in update.algorithm.state_dict().items()}
+    for i, of in enumerate(update.optimizer.torch.state.values()):
         found |= {f"o.{i}.{name}": value.clone() for name, value in of.items() if value is not None}
-    flat, left = {}, {"m": job.method.state_dict()}
+    flat, left = {}, {"m": update.method.state_dict()}
     while left:
         name, value = left.popitem()
         if isinstance(value, dict):

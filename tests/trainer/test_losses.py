@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -13,21 +14,22 @@ from torch.nn import functional as F
 from metarun.algo.algorithm import INACTIVE
 from metarun.cl.method import ContinualMethod
 from metarun.tracking import RunFolder
-from metarun.trainer.trainer import Trainer, _Job
+from metarun.trainer.trainer import Trainer
+from metarun.trainer.update import Update
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.05}
 
 
-def trained(path, stages, algorithm, of, *, iterations=4, on_update=lambda job: None, monkeypatch, **keys):
-    """Train, and call ``on_update`` with the job before each update → the lines of metrics.jsonl that tell a loss."""
-    own = _Job._update
+def trained(path, stages, algorithm, of, *, iterations=4, on_update=lambda step: None, monkeypatch, **keys):
+    """Train, and call ``on_update`` with its number before each update → the lines of metrics.jsonl that tell a loss."""
+    own, numbers = Update.__call__, count()
 
-    def watched(job):
-        on_update(job)
-        own(job)
+    def watched(update, episodes):
+        on_update(next(numbers))
+        return own(update, episodes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Job, "_update", watched)
+        patch.setattr(Update, "__call__", watched)
         settings = {"validate_every": None, "test_tasks": 2, "tensorboard": False, "log_every": 1} | keys
         Trainer(0, iterations=iterations, tasks=4, optimizer=SGD, **settings).fit(algorithm, stages, of, RunFolder(path), "tests")
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -42,8 +44,8 @@ def test_the_logged_loss_is_the_mean_of_mamls_query_losses(tmp_path, monkeypatch
     stages, algorithm = made("maml", "sine")
     expected = []
 
-    def twin(job):
-        tasks = job.stages[0].train.sample(torch.arange(4) + 4 * job.position.step)
+    def twin(step):
+        tasks = stages[0].train.sample(torch.arange(4) + 4 * step)
         forward = lambda w, x, moments: (plain_mlp(w, x), [])  # noqa: E731
         loss = maml_loss(forward, network(algorithm), tasks, rate=algorithm.inner_lr, steps=algorithm.inner_steps)
         expected.append(float(loss.detach()))
@@ -67,14 +69,13 @@ def plain_stream_loss(algorithm, tasks):
 @pytest.mark.parametrize("names", [("ewc",), ("ewc", "l2")])
 def test_a_penalty_is_logged_and_part_of_the_loss(names, tmp_path, monkeypatch):
     data = stream("domain")
+    stages = data.stages(torch.device("cpu"))
     algorithm, of = learner(data), method(names[0], *(f"+cl@cl.also.{name}={name}" for name in names[1:]))
     parts = getattr(of, "methods", [of])
     expected = []
 
-    def twin(job):
-        own = plain_stream_loss(
-            algorithm, job.stages[job.position.ended].train.sample(torch.arange(4) + 4 * (job.position.step % 4))
-        )
+    def twin(step):
+        own = plain_stream_loss(algorithm, stages[step // 4].train.sample(torch.arange(4) + 4 * (step % 4)))
         held = sum(
             one.strength / 2 * float((one.importance[name] * (w.detach() - one.anchor[name]) ** 2).sum())
             for one in parts
@@ -83,7 +84,7 @@ def test_a_penalty_is_logged_and_part_of_the_loss(names, tmp_path, monkeypatch):
         )
         expected.append((own, held))
 
-    lines = trained(tmp_path, data.stages(torch.device("cpu")), algorithm, of, on_update=twin, monkeypatch=monkeypatch)
+    lines = trained(tmp_path, stages, algorithm, of, on_update=twin, monkeypatch=monkeypatch)
     assert len(lines) == len(expected) == 12
     for line, (own, held) in zip(lines, expected, strict=True):
         assert line.get("train/learner", line["train/loss"]) == pytest.approx(own, rel=1e-5)
@@ -123,7 +124,7 @@ def test_the_penalty_is_logged_without_the_scale(tmp_path, monkeypatch):
     algorithm.gradient_scale = 0.01
     expected = []
 
-    def twin(job):
+    def twin(step):
         moved = [(w.detach() - of.anchor[name]).square().sum() for name, w in algorithm.named_parameters() if of.anchor]
         expected.append(3.5 * float(sum(moved)))
 
@@ -142,12 +143,13 @@ def test_a_method_that_does_not_penalise_has_no_penalty(tmp_path, monkeypatch):
 def test_a_loss_of_the_methods_own_is_logged_and_the_tasks_weights_count(tmp_path, monkeypatch):
     """Learning without forgetting: in stage t the tasks count 1 of t, the distillation t − 1 of t."""
     data = stream("domain")
+    stages = data.stages(torch.device("cpu"))
     algorithm, of = learner(data), method("lwf")
     expected = []
 
-    def twin(job):
-        tasks = job.stages[job.position.ended].train.sample(torch.arange(4) + 4 * (job.position.step % 4))
-        stage = job.position.step // 4
+    def twin(step):
+        tasks = stages[step // 4].train.sample(torch.arange(4) + 4 * (step % 4))
+        stage = step // 4
         own = plain_stream_loss(algorithm, tasks) / (stage + 1)
         if not stage:
             expected.append((own, None))
@@ -157,7 +159,7 @@ def test_a_loss_of_the_methods_own_is_logged_and_the_tasks_weights_count(tmp_pat
         extra = stage / (stage + 1) * float(-(before.softmax(-1) * now.log_softmax(-1)).sum(-1).mean())
         expected.append((own, extra))
 
-    lines = trained(tmp_path, data.stages(torch.device("cpu")), algorithm, of, on_update=twin, monkeypatch=monkeypatch)
+    lines = trained(tmp_path, stages, algorithm, of, on_update=twin, monkeypatch=monkeypatch)
     for line, (own, extra) in zip(lines, expected, strict=True):
         assert line.get("train/extra") == (None if extra is None else pytest.approx(extra, rel=1e-5))
         assert line["train/loss"] == pytest.approx(own + (extra or 0.0), rel=1e-5)

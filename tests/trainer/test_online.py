@@ -7,11 +7,10 @@ import pytest
 import torch
 from streams import CPU, learner, method, stopped_and_resumed, stream, train
 
-from metarun.cl.memory import Memory
 from metarun.config import ConfigError
 from metarun.rng import bits, derive, uniform
-from metarun.trainer import online
-from metarun.trainer.online import Jumps, stages_of_rounds
+from metarun.trainer import detector
+from metarun.trainer.online import stages_of_rounds
 
 ONLINE = {"switch": 0.2, "iterations": 30, "log_every": 7}
 
@@ -60,7 +59,7 @@ def test_scores_are_of_before_the_labels(tmp_path):
 @pytest.mark.parametrize(("name", "keys", "detect"), [("replay", (), None), ("ftml", (), None), ("ewc", (), 0.5), ("lwf", (), 0.5)])
 @pytest.mark.parametrize("stop", [10, 71])
 def test_a_kill_changes_nothing(name, keys, detect, stop, tmp_path, monkeypatch):
-    monkeypatch.setattr(online, "WARMING", 3)
+    monkeypatch.setattr(detector, "WARMUP", 3)
     data = stream("class")
     whole, algorithm = train(tmp_path / "whole", data, method(name, *keys), detect=detect, **ONLINE)
     again, resumed = stopped_and_resumed(tmp_path / "stopped", data, name, keys, stop, monkeypatch, detect=detect, **ONLINE)
@@ -87,92 +86,6 @@ def test_a_kill_changes_nothing(name, keys, detect, stop, tmp_path, monkeypatch)
 def test_who_must_be_told_more_is_refused(name, keys, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         train(tmp_path, stream("class"), method(name, *keys), **ONLINE)
-
-
-def test_a_jump_is_a_boundary():
-    jumps, data = Jumps(4.0), stream("class").stages(CPU)
-    random = np.random.default_rng(0)
-    for step in range(100):
-        if step == 60:
-            break
-        loss = 1 + 0.1 * random.standard_normal()
-        assert jumps.found(step, loss) is None
-        jumps.observe(data[0].train.sample(torch.arange(2) + 2 * step), loss)
-    ended = jumps.found(60, 2.0)
-    assert ended.name == "before round 61"
-    assert jumps.steps == [60]
-    tasks = ended.train.sample(torch.arange(ended.train.count + 1))
-    assert ended.train.count == 120
-    assert torch.equal(tasks.query.x[0], tasks.query.x[-1])
-    assert set(tasks.query.y.flatten().tolist()) == {0, 1}
-    assert jumps.found(61, 9.0) is None  # it has to learn what is usual first
-
-
-def test_a_jump_is_measured_by_a_running_mean_and_variance():
-    """As a plain loop has them; a boundary needs 20 rounds, and more than so many deviations."""
-    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
-    losses = [float(value) for value in np.random.default_rng(1).uniform(0, 1, 25)]
-    for restart in range(2):
-        mean = variance = 0.0
-        for number, loss in enumerate(losses, 1):
-            least = mean + 2 * variance**0.5
-            if number <= 20:
-                assert jumps.found(number, 1e9) is None
-            else:
-                assert jumps.found(number, least - 1e-9) is None
-            share = max(0.05, 1 / number)
-            excess = loss - mean
-            mean, variance = mean + share * excess, (1 - share) * (variance + share * excess**2)
-            jumps.observe(tasks.sample(torch.arange(3) + 3 * number), loss)
-            assert (jumps.rounds, jumps.mean, jumps.variance) == pytest.approx((number, mean, variance))
-        ended = jumps.found(100 + restart, mean + 2 * variance**0.5 + 1e-9)
-        assert ended.name == f"before round {101 + restart}"
-        assert ended.train is ended.val is ended.test
-        assert ended.train.count == 75
-        assert jumps.steps == [100 + i for i in range(restart + 1)]
-        assert (jumps.rounds, jumps.mean, jumps.variance, len(jumps.memory)) == (0, 0.0, 0.0, 0)
-        ids = torch.tensor([0, 74, 75, 76, 5])
-        x = ended.train.sample(ids).query.x
-        assert torch.equal(x, ended.train.kept.query.x[ids % 75])
-        assert not torch.equal(x[0], x[1])
-
-
-def test_a_boundary_needs_twenty_rounds_since_the_last():
-    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
-    for number in range(20):
-        assert jumps.found(number, 1e9) is None
-        jumps.observe(tasks.sample(torch.arange(1)), 1.0)
-    assert jumps.found(20, 1.0) is None  # as usual, though nothing has varied
-    assert jumps.found(20, 1.1).name == "before round 21"
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_no_boundary_and_leaves_the_mean_alone(bad):
-    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
-    for number in range(25):
-        jumps.observe(tasks.sample(torch.arange(1)), 1.0)
-        assert jumps.found(number, bad) is None
-    jumps.observe(tasks.sample(torch.arange(1)), bad)
-    assert (jumps.rounds, jumps.mean, jumps.variance, len(jumps.memory)) == (25, 1.0, 0.0, 26)
-    assert jumps.found(25, 1.1).name == "before round 26"
-
-
-def test_an_empty_memory_stands_for_no_stage():
-    with pytest.raises(ValueError, match=r"^the memory is empty$"):
-        online.Remembered(Memory())
-
-
-def test_what_guessing_boundaries_remembers_is_restored():
-    jumps, tasks = Jumps(2.0), stream("class").stages(CPU)[0].train
-    jumps.observe(tasks.sample(torch.arange(3)), 0.5)
-    jumps.observe(tasks.sample(torch.arange(3, 6)), 0.9)
-    jumps.steps.append(7)
-    again = Jumps(2.0)
-    again.load_state_dict(jumps.state_dict(), CPU)
-    assert (again.steps, again.rounds, again.mean, again.variance) == ([7], 2, jumps.mean, jumps.variance)
-    assert again.variance > 0
-    assert len(again.memory) == 6
-    assert torch.equal(again.memory.kept.query.x, jumps.memory.kept.query.x)
 
 
 def test_follow_the_meta_leader_trains_on_all_of_the_past():

@@ -7,8 +7,8 @@ from streams import CPU, WAYS, learner, method, stopped_and_resumed, stream, tra
 
 from metarun.config import ConfigError
 from metarun.tracking import RunFolder
-from metarun.trainer import trainer as module
 from metarun.trainer.evaluation import evaluate
+from metarun.trainer.order import StageOrder
 from metarun.trainer.trainer import Trainer
 
 NAMES = ["pair 0", "pair 1", "pair 2"]
@@ -44,12 +44,12 @@ def test_active_takes_the_worst_of_those_left(tmp_path, monkeypatch):
     score = {0: {"pair 0": 0.3, "pair 1": 0.1, "pair 2": 0.4}, 6: {"pair 0": 0.9, "pair 2": 0.2}}
     asked = []
 
-    def told(job, place):
-        name = job.stages[place].name
-        asked.append((job.position.step, name))
-        return score[job.position.step][name]
+    def told(order, place):
+        name, step = order.state.stages[place].name, order.state.position.step
+        asked.append((step, name))
+        return score[step][name]
 
-    monkeypatch.setattr(module._Job, "_score", told)
+    monkeypatch.setattr(StageOrder, "score", told)
     outcome, _ = train(tmp_path / "active", stream("task"), method("none"), order="active")
     assert outcome.stages == ["pair 1", "pair 2", "pair 0"]
     assert {step for step, _ in asked} == {0, 6}  # the last is not chosen
@@ -60,7 +60,7 @@ def test_active_takes_the_worst_of_those_left(tmp_path, monkeypatch):
 def test_columns_of_r_are_in_the_order_taken(tmp_path, monkeypatch):
     """Each learner, however the order came about, is tested on the stages as they were taken."""
     known = {"pair 0": 2.0, "pair 1": 0.0, "pair 2": 1.0}
-    monkeypatch.setattr(module._Job, "_score", lambda job, place: known[job.stages[place].name])
+    monkeypatch.setattr(StageOrder, "score", lambda order, place: known[order.state.stages[place].name])
     data = stream("task")
     outcome, algorithm = train(tmp_path, data, method("none"), order="active", iterations=30)
     assert outcome.stages == ["pair 1", "pair 2", "pair 0"]

@@ -5,11 +5,7 @@ import torch
 from shared_out import made
 from streams import learner, method, stream, train
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from metarun.cl.method import ContinualMethod
-from metarun.ranks import ALONE
-from metarun.tracking import RunFolder
-from metarun.trainer.trainer import Trainer, _Job
+from updates import loop_of
 
 
 class Counted(TorchDispatchMode):
@@ -25,11 +21,9 @@ class Counted(TorchDispatchMode):
 def test_an_update_is_the_learners_the_optimizers_and_two_operations(tmp_path):
     stages, algorithm = made("maml", "sine")
     adam = {"_target_": "torch.optim.Adam", "lr": 0.01}
-    trainer = Trainer(0, iterations=100, tasks=5, optimizer=adam, tensorboard=False)
-    job = _Job(trainer, algorithm, stages, ContinualMethod(), RunFolder(tmp_path), "tests", ALONE)
-    job._begin(0)
-    job.batches = job.feed.batches(stages[0].train, 0, 100)
-    job._update()  # samples the tasks of the next ones, too, and makes the optimizer's moments
+    loop = loop_of(tmp_path, algorithm, stages, optimizer=adam)
+    batches = loop.feed.batches(stages[0].train, 0, 100)
+    loop.step(batches)  # samples the tasks of the next ones, too, and makes the optimizer's moments
     optimizer = torch.optim.Adam(algorithm.parameters(), fused=True)
     episodes = stages[0].train.sample(torch.arange(5))
     algorithm.backward(episodes)
@@ -39,8 +33,7 @@ def test_an_update_is_the_learners_the_optimizers_and_two_operations(tmp_path):
         algorithm.backward(episodes)
         optimizer.step()
     with Counted() as whole:
-        job._update()
-    job.log.close()
+        loop.step(batches)
     beside = sorted(whole.calls)
     for call in bare.calls:
         beside.remove(call)

@@ -1,6 +1,7 @@
 """What a checkpoint holds, and that a run that goes on from it is the run that nothing has happened to."""
 
 import json
+from itertools import count
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from streams import learner, method, stopped_and_resumed, stream, train
 
 from metarun.algo.supervised import Supervised
 from metarun.tracking import RunFolder
-from metarun.trainer import checkpoint, online
-from metarun.trainer import trainer as module
+from metarun.trainer import checkpoint, detector
+from metarun.trainer.best import BestWeights
+from metarun.trainer.losses import Losses
+from metarun.trainer.snapshot import Snapshots
 from metarun.trainer.state import Diverged, Pruned
-from metarun.trainer.trainer import _Job
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
 STEPS = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2, "gamma": 0.5}
@@ -76,12 +78,12 @@ def assert_same(found, expected, at=""):
 @pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_is_the_whole_run(name, harm, tmp_path, monkeypatch, caplog):
     cl, stages, update, keys = CASES[name]
-    monkeypatch.setattr(online, "WARMING", 3)
+    monkeypatch.setattr(detector, "WARMUP", 3)
     if name == "skip":
         harm()
     data = stream("class" if "switch" in keys else "domain", stages=stages)
     whole, _ = train(tmp_path / "whole", data, method(cl), **keys)
-    with caplog.at_level("INFO", logger=module.__name__):
+    with caplog.at_level("INFO", logger="metarun.trainer.snapshot"):
         again, _ = stopped_and_resumed(tmp_path / "stopped", data, cl, (), update, monkeypatch, **keys)
     (at,) = again.position.resumed_at
     total = keys.get("iterations", 6) * stages
@@ -108,7 +110,6 @@ def test_a_checkpoint_says_all_that_a_run_goes_on_from(tmp_path, monkeypatch):
     """In the middle of the second stage, between two lines of the log."""
     data, cl = stream("domain"), method("ewc")
     algorithm = learner(data)
-    monkeypatch.setattr(module.time, "monotonic", iter(range(1000)).__next__)  # a checkpoint after every update
     seen, own = {}, checkpoint.save
 
     def save(path, what, previous=None):
@@ -119,7 +120,8 @@ def test_a_checkpoint_says_all_that_a_run_goes_on_from(tmp_path, monkeypatch):
             seen["weights"] = {name: value.clone() for name, value in algorithm.state_dict().items()}
 
     monkeypatch.setattr(checkpoint, "save", save)
-    train(tmp_path, data, cl, algorithm=algorithm, log_every=3, checkpoint_every=1.0, scheduler="linear", order="random")
+    keys = {"log_every": 3, "scheduler": "linear", "order": "random"}
+    train(tmp_path, data, cl, algorithm=algorithm, checkpoint_every=0.0, **keys)  # after every update
     assert set(seen) - {"rate", "weights"} == {
         *("schema", "source", "position", "algorithm", "best", "optimizer", "scheduler", "method"),
         *("jumps", "loss", "loss_parts", "nonfinite", "lines"),
@@ -169,18 +171,19 @@ def test_checkpoints_that_say_less_are_read(tmp_path, monkeypatch):
 
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path, monkeypatch):
     """Of its very step, too: a run may be killed between a line and the checkpoint that would have known of it."""
-    data, own = stream("domain"), _Job._save
+    data, own = stream("domain"), Snapshots.save
     train(tmp_path / "whole", data, method("none"), log_every=2)
 
-    def save(job):
-        own(job)
-        if job.position.step == 6 and job.position.started == 2:
+    def save(snapshots):
+        own(snapshots)
+        position = snapshots.state.position
+        if position.step == 6 and position.started == 2:
             for step in (6, 7, 8):
-                job.log.scalars(step, {"lost": 1.0})
+                snapshots.log.scalars(step, {"lost": 1.0})
             raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Job, "_save", save)
+        patch.setattr(Snapshots, "save", save)
         with pytest.raises(RuntimeError, match="killed"):
             train(tmp_path / "killed", data, method("none"), log_every=2)
     assert "lost" in (tmp_path / "killed/metrics.jsonl").read_text()
@@ -196,16 +199,10 @@ def test_the_best_weights_are_written_only_where_they_have_changed(tmp_path, mon
         own(path, what, previous)
 
     found = iter([0.3, 0.5, 0.4, 0.5])
-    ranked, validate = _Job._rank, _Job._validate
-
-    def validated(job, stage, bar):
-        validate(job, stage, bar)
-        job._save()
-
+    offer = BestWeights.offer
     monkeypatch.setattr(checkpoint, "save", save)
-    monkeypatch.setattr(_Job, "_rank", lambda job, score: ranked(job, next(found)))
-    monkeypatch.setattr(_Job, "_validate", validated)
-    train(tmp_path, data, method("none"), iterations=4, validate_every=1)
+    monkeypatch.setattr(BestWeights, "offer", lambda best, algorithm, _: offer(best, algorithm, next(found)))
+    train(tmp_path, data, method("none"), iterations=4, validate_every=1, checkpoint_every=0.0)
     assert [steps for name, steps in written if name == "best.pt"] == [[1], [2]]
     assert [name for name, _ in written].count("last.pt") == 6  # the first, after each validation, the last
 
@@ -223,18 +220,17 @@ def test_a_run_that_was_pruned_or_has_diverged_goes_on_from_its_checkpoint(tmp_p
     train(folder.path, data, method("none"), **keys)
     assert checkpoint.load(folder.last)["position"]["resumed_at"] == [2, 4]
     assert_same(content(folder.path), content(tmp_path / "whole"))
-    own = _Job._update
+    own, made = Losses.add, count(1)
 
-    def update(job):
-        own(job)
-        if job.position.step == 5:
-            job.loss_sum.fill_(torch.nan)
+    def add(losses, step):
+        own(losses, step)
+        if next(made) == 5:
+            losses.learner.fill_(torch.nan)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Job, "_update", update)
-        patch.setattr(module.time, "monotonic", iter(range(1000)).__next__)
+        patch.setattr(Losses, "add", add)
         with pytest.raises(Diverged, match=r"^the training loss is nan at update 5$"):
-            train(tmp_path / "diverged", data, method("none"), checkpoint_every=1.0, **keys)
+            train(tmp_path / "diverged", data, method("none"), checkpoint_every=0.0, **keys)
     assert checkpoint.load(RunFolder(tmp_path / "diverged").last)["position"]["step"] == 4  # the last good one
     train(tmp_path / "diverged", data, method("none"), **keys)
     assert_same(content(tmp_path / "diverged"), content(tmp_path / "whole"))

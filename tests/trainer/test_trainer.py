@@ -1,7 +1,7 @@
 """The outer loop's own rules: which keys it takes, which weights it keeps, what it counts as training time, when it gives up."""
 
 import json
-from types import SimpleNamespace
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -15,9 +15,14 @@ from metarun.config import ConfigError, RangeError
 from metarun.ranks import ALONE
 from metarun.rng import derive
 from metarun.tracking import RunFolder
-from metarun.trainer import trainer as module
+from metarun.trainer import tester
+from metarun.trainer.detector import BoundaryDetector
+from metarun.trainer.losses import Losses
+from metarun.trainer.snapshot import Snapshots
 from metarun.trainer.state import Diverged, Pruned
-from metarun.trainer.trainer import Trainer, _Job
+from metarun.trainer.trainer import Trainer
+from metarun.trainer.update import Update
+from metarun.trainer.validation import Validation
 
 CPU = torch.device("cpu")
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01}
@@ -93,16 +98,18 @@ def test_every_key_is_kept():
 class Clock:
     """Seconds that pass when the test says so."""
 
-    def __init__(self, monkeypatch):
-        self.now = 0.0
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now, monotonic=lambda: self.now))
+    now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
-def fit(path, *, stages=None, algorithm=None, of=None, **keys):
+def fit(path, *, stages=None, algorithm=None, of=None, clock=perf_counter, **keys):
     data = stream("domain", stages=1)
     algorithm = algorithm or learner(data)
     settings = {**NEEDED, "validate_every": None, "test_tasks": 2, "val_tasks": 2, "tasks": 4, "tensorboard": False} | keys
-    outcome = Trainer(0, **settings).fit(algorithm, stages or data.stages(CPU), of or ContinualMethod(), RunFolder(path), "tests")
+    given = algorithm, stages or data.stages(CPU), of or ContinualMethod(), RunFolder(path), "tests"
+    outcome = Trainer(0, **settings).fit(*given, clock=clock)
     return outcome, algorithm
 
 
@@ -112,7 +119,7 @@ def lines_of(path):
 
 def test_the_time_of_training_is_that_of_updates_alone(tmp_path, monkeypatch):
     """An update takes 2 s, a validation 100 s, a checkpoint 1000 s, the test 10000 s: 6 updates of 4 tasks take 12 s."""
-    clock = Clock(monkeypatch)
+    clock = Clock()
 
     def taking(seconds, own):
         def slower(*args, **keys):
@@ -121,31 +128,31 @@ def test_the_time_of_training_is_that_of_updates_alone(tmp_path, monkeypatch):
 
         return slower
 
-    monkeypatch.setattr(_Job, "_update", taking(2, _Job._update))
-    monkeypatch.setattr(module, "evaluate", taking(100, module.evaluate))
-    monkeypatch.setattr(_Job, "_write_checkpoints", taking(1000, _Job._write_checkpoints))
-    monkeypatch.setattr(_Job, "_test", taking(10000, _Job._test))
-    outcome, _ = fit(tmp_path, iterations=6, validate_every=2, log_every=2, checkpoint_every=0.0)
+    monkeypatch.setattr(Update, "__call__", taking(2, Update.__call__))
+    monkeypatch.setattr(tester, "evaluate", taking(100, tester.evaluate))
+    monkeypatch.setattr(Snapshots, "write", taking(1000, Snapshots.write))
+    monkeypatch.setattr(tester.Tester, "outcome", taking(10000, tester.Tester.outcome))
+    outcome, _ = fit(tmp_path, clock=clock, iterations=6, validate_every=2, log_every=2, checkpoint_every=0.0)
     assert outcome.position.seconds == 12
     speeds = {line["step"]: line["time/tasks_per_second"] for line in lines_of(tmp_path) if "train/loss" in line}
     assert speeds == {2: 2.0, 4: 2.0, 6: 2.0}
 
 
 def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
-    clock, saved = Clock(monkeypatch), []
-    own_update, own_write = _Job._update, _Job._write_checkpoints
+    clock, saved = Clock(), []
+    own_update, own_write = Update.__call__, Snapshots.write
 
-    def update(job):
-        own_update(job)
+    def update(of, episodes):
         clock.now += 1
+        return own_update(of, episodes)
 
-    def write(job):
-        saved.append(job.position.step)
-        own_write(job)
+    def write(snapshots):
+        saved.append(snapshots.state.position.step)
+        own_write(snapshots)
 
-    monkeypatch.setattr(_Job, "_update", update)
-    monkeypatch.setattr(_Job, "_write_checkpoints", write)
-    fit(tmp_path, iterations=8, checkpoint_every=3.0)
+    monkeypatch.setattr(Update, "__call__", update)
+    monkeypatch.setattr(Snapshots, "write", write)
+    fit(tmp_path, clock=clock, iterations=8, checkpoint_every=3.0)
     assert saved == [0, 3, 6, 8]
 
 
@@ -157,7 +164,7 @@ def validations(monkeypatch, scores):
         found = left.pop(0) if left and not path and ensemble is None else 0.0
         return np.full((1, tasks), np.nan if found is None else found)
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(tester, "evaluate", evaluate)
 
 
 @pytest.mark.parametrize(
@@ -174,13 +181,14 @@ def validations(monkeypatch, scores):
 def test_the_weights_that_were_best_on_validation_are_kept(keep, scores, best, tmp_path, monkeypatch):
     validations(monkeypatch, scores)
     seen = {}
-    own = _Job._validate
+    own = Validation.__call__
 
-    def validate(job, stage, bar):
-        seen[job.position.step] = {name: w.detach().clone() for name, w in job.algorithm.state_dict().items()}
-        own(job, stage, bar)
+    def validate(validation, stage):
+        state = validation.state
+        seen[state.position.step] = {name: w.detach().clone() for name, w in state.algorithm.state_dict().items()}
+        own(validation, stage)
 
-    monkeypatch.setattr(_Job, "_validate", validate)
+    monkeypatch.setattr(Validation, "__call__", validate)
     outcome, algorithm = fit(tmp_path, iterations=len(scores), validate_every=1, keep_best=keep)
     assert outcome.position.best == best
     if best:  # figures and whoever uses the learner later see the best weights
@@ -220,13 +228,13 @@ def test_an_update_is_clipped(tmp_path):
 @pytest.fixture
 def rates(monkeypatch):
     """The outer rate of each update."""
-    seen, own = [], _Job._update
+    seen, own = [], Update.__call__
 
-    def update(job):
-        seen.append(job.optimizer.torch.param_groups[0]["lr"])
-        own(job)
+    def update(of, episodes):
+        seen.append(of.optimizer.torch.param_groups[0]["lr"])
+        return own(of, episodes)
 
-    monkeypatch.setattr(_Job, "_update", update)
+    monkeypatch.setattr(Update, "__call__", update)
     return seen
 
 
@@ -271,13 +279,13 @@ def test_progress_is_the_share_of_all_updates_made(tmp_path, monkeypatch):
 
 
 def test_a_search_may_stop_a_run_after_a_validation(tmp_path, monkeypatch):
-    own = _Job._validate
+    own = Validation.__call__
 
-    def validate(job, stage, bar):
-        own(job, stage, bar)
-        job.folder.stop.touch()
+    def validate(validation, stage):
+        own(validation, stage)
+        RunFolder(tmp_path).stop.touch()
 
-    monkeypatch.setattr(_Job, "_validate", validate)
+    monkeypatch.setattr(Validation, "__call__", validate)
     with pytest.raises(Pruned, match=r"^pruned at update 2 of 6$"):
         fit(tmp_path, iterations=6, validate_every=2)
     assert torch.load(RunFolder(tmp_path).last, weights_only=True)["position"]["step"] == 2
@@ -298,13 +306,13 @@ def test_a_loss_or_a_weight_that_is_not_finite_ends_the_run(tmp_path, monkeypatc
         next(algorithm.parameters())[0, 0] = torch.inf
     with pytest.raises(Diverged, match=r"^a weight is not finite at update 0$"):
         fit(tmp_path / "weight", algorithm=algorithm)
-    own = _Job._update
+    own = Losses.add
 
-    def update(job):
-        own(job)
-        job.loss_sum.fill_(torch.nan)
+    def add(losses, step):
+        own(losses, step)
+        losses.learner.fill_(torch.nan)
 
-    monkeypatch.setattr(_Job, "_update", update)
+    monkeypatch.setattr(Losses, "add", add)
     with pytest.raises(Diverged, match=r"^the training loss is nan at update 2$"):
         fit(tmp_path / "loss", iterations=5, log_every=2)
 
@@ -320,9 +328,9 @@ def test_a_validation_is_logged_with_its_interval_and_said(tmp_path, monkeypatch
         asked.append((source, tasks, how))
         return found[len(asked) - 1] if len(asked) < 3 else np.zeros((1, tasks))
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(tester, "evaluate", evaluate)
     stages = stream("domain", stages=1).stages(CPU)
-    with caplog.at_level("INFO", logger=module.__name__):
+    with caplog.at_level("INFO", logger="metarun.trainer.validation"):
         fit(tmp_path, stages=stages, iterations=4, validate_every=2)
     assert [record.getMessage() for record in caplog.records] == [
         "Update 2 of 4: validation accuracy 50.00 ± 49.00 %",
@@ -371,7 +379,7 @@ def sines(path, scores, monkeypatch, **keys):
         looks = 1 if not how.get("path", True) else len(algorithm.eval_steps(algorithm.steps))
         return np.full((looks, tasks), scores[min(len(asked), len(scores)) - 1])
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(tester, "evaluate", evaluate)
     stages, algorithm = made("maml", "sine")
     outcome, _ = fit(path, stages=stages, algorithm=algorithm, iterations=1, val_tasks=3, **keys)
     return outcome, stages, asked
@@ -417,11 +425,11 @@ def test_a_boundary_is_guessed_from_the_error_after_the_steps_of_training(name, 
         data = stream("domain", stages=2)
         stages, algorithm = data.stages(CPU), learner(data)
     losses, scores, steps = [], [], []
-    own_found, own_predictions = module.Jumps.found, type(algorithm).predictions
+    own_detect, own_predictions = BoundaryDetector.detect, type(algorithm).predictions
 
-    def found(self, round_, loss):
+    def detect(self, round_, loss):
         losses.append(loss)
-        return own_found(self, round_, loss)
+        return own_detect(self, round_, loss)
 
     def predictions(self, episodes, steps_=None, *, path=True):
         if not path:
@@ -431,7 +439,7 @@ def test_a_boundary_is_guessed_from_the_error_after_the_steps_of_training(name, 
             scores.append(float(self.spec.kind.scores(made_[-1], episodes.query.y).mean()))
         return made_
 
-    monkeypatch.setattr(module.Jumps, "found", found)
+    monkeypatch.setattr(BoundaryDetector, "detect", detect)
     monkeypatch.setattr(type(algorithm), "predictions", predictions)
     fit(tmp_path, stages=stages, algorithm=algorithm, iterations=3, switch=0.3, detect=5.0)
     assert losses == pytest.approx([sign * score for score in scores[2 : 2 + len(losses)]])
