@@ -20,6 +20,8 @@ from metarun.files import WRITING, json_lines, read_results, replacing
 
 PACKAGE = Path(__file__).resolve().parent
 SUPERSEDED = "superseded"
+CODE = ("metarun", "configs", "hydra_plugins")
+"""What results depend on in a checkout."""
 STARTS = 10**6
 """Numbers of starts in names of event files; a greater one is the second of a start."""
 FINAL = ("finished", "diverged")
@@ -245,17 +247,22 @@ def user_files(config: Mapping[str, Any]) -> set[Path]:
 
 @cache
 def git_commit() -> str | None:
-    """The commit of metarun's checkout, "-dirty" with uncommitted changes; None where it is not a checkout."""
+    """The commit of metarun's checkout, "-dirty" where code or configurations differ from it; None where it is not a checkout."""
     git = shutil.which("git")
     if git is None or not (PACKAGE.parent / ".git").exists():
         return None
-    command = [git, "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def said(*command: str) -> str:
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        whole = [git, "-C", str(PACKAGE.parent), *command]
+        return subprocess.run(whole, capture_output=True, text=True, timeout=10, check=True, env=environment).stdout.strip()  # noqa: S603
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)  # noqa: S603
+        commit = said("describe", "--always", "--abbrev=12", "--exclude=*")
+        changed = said("status", "--porcelain", "--untracked-files=no", "--", *CODE)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return f"{commit}-dirty" if changed else commit
 
 
 def _number_events(folder: Path) -> None:

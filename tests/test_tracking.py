@@ -2,9 +2,11 @@
 
 import json
 import math
+import subprocess
 
 import pytest
 
+from metarun import tracking
 from metarun.claim import Busy
 from metarun.tracking import Log, RunFolder, flat, source_digest
 
@@ -126,6 +128,37 @@ def test_a_value_that_is_not_finite_is_shown_again_as_such(tmp_path):
     ((step, value),) = shown(tmp_path)["val/mse"]
     assert step == 4
     assert math.isnan(value)
+
+
+def test_the_commit_is_dirty_where_the_code_is_and_not_where_a_page_is(tmp_path, monkeypatch):
+    def git(*command):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", "-C", tmp_path, *who, *command], capture_output=True, check=True, text=True).stdout.strip()
+
+    def now():
+        tracking.git_commit.cache_clear()
+        return tracking.git_commit()
+
+    monkeypatch.setattr(tracking, "PACKAGE", tmp_path / "metarun")
+    code, page = tmp_path / "metarun" / "a.py", tmp_path / "README.md"
+    code.parent.mkdir()
+    assert now() is None
+    git("init", "-q")
+    for path in (code, page):
+        path.write_text("1")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    try:
+        assert now() == commit
+        page.write_text("2")
+        (code.parent / "new.txt").write_text("not tracked")
+        assert now() == commit
+        code.write_text("2")
+        assert now() == f"{commit}-dirty"
+    finally:
+        monkeypatch.undo()
+        tracking.git_commit.cache_clear()
 
 
 def test_flat_keys_and_the_digest_of_the_source(tmp_path, monkeypatch):
