@@ -111,11 +111,13 @@ class Work:
 
 
 def wanted(cell: Cell, record: Record | None, most: int) -> range:
-    """The seeds that the cell should have: three, and as many more as its verdicts take while one is inconclusive."""
+    """The seeds that the cell should have: three; while a verdict is inconclusive as many as it takes, and then ``most``."""
     entries = [board.Entry(cell, figure, value, record) for figure, value in cell.published.items()]
-    if record is None or len(record.runs) < SEEDS or all(entry.verdict != "inconclusive" for entry in entries):
+    have = len(record.runs) if record else 0
+    if have < SEEDS or all(entry.verdict != "inconclusive" for entry in entries):
         return range(SEEDS)
-    return range(min(most, max(entry.seeds_wanted for entry in entries)))
+    planned = max(entry.seeds_wanted for entry in entries)
+    return range(min(most, planned if have < planned else most))
 
 
 def jobs(records: dict[str, Record], work: Work, options: argparse.Namespace) -> Iterator[Job]:
@@ -223,7 +225,9 @@ class Runner:
         fits = [job for job in missing if self.options.begin or job.begun or job.seconds <= self.left]
         if not fits:
             if not self.running:
-                print(f"{len(missing)} runs are missing, none of which fits into the minutes left")
+                print(
+                    f"{len(missing)} runs are missing, none of which fits into the minutes left" if missing else "no run is missing"
+                )
             return False
         job = min(fits, key=lambda job: (not job.begun, job.seconds))
         self.tried.add(job.folder)

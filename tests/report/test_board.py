@@ -172,6 +172,10 @@ def test_more_seeds_are_run_while_a_verdict_is_inconclusive():
     assert wide.seeds_wanted > 10
     assert list(reproduce.wanted(cell, wide.record, 10)) == list(range(10))
     assert list(reproduce.wanted(cell, wide.record, 1000)) == list(range(wide.seeds_wanted))
+    off = entry(99.0, 99.0, 99.0, 99.6, 99.0, 99.0, 99.0, 99.0, 99.0)  # more seeds than a mean of 98.8 would take
+    assert off.verdict == "inconclusive"
+    assert off.seeds_wanted < 9
+    assert list(reproduce.wanted(cell, off.record, 12)) == list(range(12))
 
 
 def test_the_page_and_the_readme_agree_with_the_records():
