@@ -266,7 +266,7 @@ def with_stages(config: DictConfig, method: ContinualMethod) -> DictConfig:
 
 def make_network(node: DictConfig, spec: TaskSpec, outputs: int | None, input_shape: tuple[int, ...] | None = None) -> Network:
     """The configured network for the tasks' inputs (or others); ``outputs`` None: an embedding without a head."""
-    return as_network(build(node, input_shape or spec.input_shape, outputs, key="model", kind=nn.Module))
+    return as_network(build(node, input_shape or spec.input_shape, outputs, key="model", kind=nn.Module), head=outputs is not None)
 
 
 def check_checkpoint(folder: RunFolder, source: str, *, any_code: bool) -> None:

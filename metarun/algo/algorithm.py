@@ -1,7 +1,7 @@
 """What every learner is: it adapts to the support sets of T tasks at once, then predicts their queries."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -171,6 +171,21 @@ class Algorithm(nn.Module, ABC):
     def eval_steps(self, steps: int) -> list[int]:
         """Those of 0 … ``steps`` inner steps after which a test is scored, including the number taken in training."""
         return sorted({*recorded_steps(steps), min(steps, self.trained_steps or 0)})
+
+    @property
+    def parts(self) -> dict[str, frozenset[str]]:
+        """Names of the learner's parameters that are the "body", which embeds inputs, and the "head" on top of it."""
+        body, head = ({id(w) for w in weights} for weights in (self.network.weights().values(), self.head_weights()))
+        names = {name: id(w) for name, w in self.named_parameters()}
+        return {
+            "body": frozenset(name for name, w in names.items() if w in body - head),
+            "head": frozenset(name for name, w in names.items() if w in head),
+        }
+
+    def head_weights(self) -> Iterable[Tensor]:
+        """The parameters of the layer that gives the outputs of a task, here the network's; empty: there is no such layer."""
+        weights = self.network.weights()
+        return [weights[name] for name in self.network.parts["head"]]
 
     def network_pass(self, episodes: Episodes) -> None:
         """Put all examples through the network once, to count the work in it."""

@@ -1,5 +1,6 @@
 """ANIL, almost no inner loop (Raghu, Raghu, Bengio and Vinyals, ICLR 2020)."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -53,6 +54,9 @@ class ANIL(Algorithm):
         self.inner_lr, self.inner_steps, self.steps, self.first_order = inner_lr, inner_steps, test_steps, first_order
         self.network = network(None)
         self.head = nn.Linear(embedding_width(self.network, spec.input_shape), one_head(spec))
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return self.head.parameters()
 
     def adapt(self, support: Examples, steps: int | None = None) -> Heads:
         features, statistics = self.embed_support(support.x)

@@ -48,13 +48,13 @@ class CAVIA(UnrolledLearner):
         super().__init__(spec, network(one_head(spec)), test_steps=test_steps, **common)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(context > 0, "context", context, "1 or more")
-        self.inner_lr, self.context, self.parts = inner_lr, context, ("shift", "scale") if scale else ("shift",)
+        self.inner_lr, self.context, self.modulations = inner_lr, context, ("shift", "scale") if scale else ("shift",)
         film = self.network.film
         if not film:
             raise ConfigError("model: cavia modulates hidden layers, which mlp, conv4 and resnet12 allow; this network has none")
         require(bool(layers) and all(str(i) in film for i in layers), "layers", list(layers), f"some of {', '.join(film)}")
         self.layers = layers
-        self.film = nn.ModuleList(nn.Linear(context, len(self.parts) * film[str(i)], bias=False) for i in layers)
+        self.film = nn.ModuleList(nn.Linear(context, len(self.modulations) * film[str(i)], bias=False) for i in layers)
 
     def initial(self, support: Examples) -> Weights:
         return {"context": next(self.parameters()).new_zeros(self.context)}
@@ -65,7 +65,7 @@ class CAVIA(UnrolledLearner):
     def forward_task(self, step: int, weights: Weights, x: Tensor, norm: Norm) -> Tensor:
         modulated = self.network.weights()
         for layer, film in zip(self.layers, self.film, strict=True):
-            given = film(weights["context"]).chunk(len(self.parts), -1)
-            for part, values in zip(self.parts, given, strict=True):
+            given = film(weights["context"]).chunk(len(self.modulations), -1)
+            for part, values in zip(self.modulations, given, strict=True):
                 modulated[f"film.{layer}.{part}"] = 1 + values if part == "scale" else values
         return self.network(modulated, x, norm)

@@ -1,6 +1,6 @@
 """Online-aware meta-learning (Javed and White, "Meta-learning representations for continual learning", NeurIPS 2019)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +57,9 @@ class OML(Algorithm):
         self.network = network(None)
         width = embedding_width(self.network, spec.input_shape)
         self.head = nn.Linear(width, 1 if spec.kind.classes else spec.outputs)
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return () if self.spec.kind.classes else self.head.parameters()  # all classes start from one row
 
     def walk(self, support: Examples, embedded: tuple[Tensor, Statistics | None] | None = None) -> Iterator[Predictor]:
         """The predictor after 0, 1, … steps; ``embedded``: the support set, where that is known."""

@@ -1,5 +1,7 @@
 """Training on all tasks pooled: one network and one head, to tell all training classes apart or to fit one function."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,9 @@ class PooledTraining(Algorithm):
         """
         self.head = nn.Linear(embedding_width(self.network, self.spec.input_shape), pooled_outputs(self.spec))
         self.why_not_sharded = pooled_norms(self.network)
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return () if self.spec.kind.classes else self.head.parameters()  # of training classes, not of a task's
 
     def outputs_and_targets(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         support, query = episodes.support, episodes.query

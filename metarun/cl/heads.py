@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from metarun.algo.algorithm import Algorithm
 from metarun.cl.method import ContinualMethod, Needs
@@ -17,7 +16,7 @@ from metarun.rng import derive
 
 
 class Heads(ContinualMethod):
-    """Each stage trains a head of its own, the learner's last linear layer, and is tested with it.
+    """Each stage trains a head of its own (`Algorithm.parts`), and is tested with it.
 
     The first stage has the learner's initial head. A later stage's is drawn when it starts: the initial head's numbers in a new
     random order, which follows whatever law the network draws its weights from. Heads must differ at the start: stages that share
@@ -26,18 +25,17 @@ class Heads(ContinualMethod):
     Combines with penalties, which act on the body alone: a head is not trained after its stage, so there is nothing to hold.
 
     Raises:
-        ConfigError: the learner has no linear layer that gives its outputs.
+        ConfigError: the learner has no layer that gives the outputs of a task.
     """
 
     needs: Needs = "stages"
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
-        linear = {name: module for name, module in algorithm.named_modules() if isinstance(module, nn.Linear)}
-        heads = [name for name, layer in linear.items() if layer.out_features == algorithm.spec.outputs]
-        if not heads:
-            raise ConfigError(f"cl=heads: {type(algorithm).__name__} has no head: no linear layer ends in its outputs")
-        self.names = [f"{heads[-1]}.{name}" for name, _ in linear[heads[-1]].named_parameters()]
+        head = algorithm.parts["head"]
+        if not head:
+            raise ConfigError(f"cl=heads: {type(algorithm).__name__} has no head, a layer that gives the outputs of a task")
+        self.names = [name for name, _ in algorithm.named_parameters() if name in head]
         self.per_stage = frozenset(self.names)
         initial = self._head(algorithm)
         self.heads = [self._redrawn(initial, number) for number in range(len(stages))]

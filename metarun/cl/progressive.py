@@ -70,7 +70,7 @@ class Columns(Network):
 
     def __init__(self, first: MLP) -> None:
         super().__init__()
-        self.film, self.statistics = {}, first.statistics
+        self.film, self.statistics, self.head_names = {}, first.statistics, first.head_names
         self.columns, self.lateral = nn.ModuleList([first]), nn.ModuleList([nn.ParameterList()])
         self.initial = [deepcopy(first).requires_grad_(False)]  # in a list: no module of this one's
         self.active = 0

@@ -92,6 +92,7 @@ class Conv4(Network):
         require(min(height, width) > 0, "model", "conv4", f"images of 16×16 pixels at least; the data gives {input_shape}")
         self.convs, self.norms, self.head = nn.ModuleList(convs), nn.ModuleList(norms), None
         if outputs is not None:
+            self.head_names = frozenset({"head.weight", "head.bias"})
             self.head = nn.Linear(filters * (height * width if features == "flatten" else 1), outputs)
             if head_std is not None:
                 nn.init.normal_(self.head.weight, std=head_std)

@@ -43,6 +43,7 @@ class MLP(Network):
                 nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
                 nn.init.zeros_(layer.bias)
         self.layers, self.hidden = nn.ModuleList(layers), len(widths)
+        self.head_names = frozenset() if outputs is None else frozenset({f"layers.{len(widths)}.{of}" for of in ("weight", "bias")})
         self.film = {str(i): width for i, width in enumerate(widths)}
         self.add_running_statistics({})
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from metarun.config import ConfigError
+from metarun.config import ConfigError, nearest
 from metarun.model.norm import Norm, RunningStatistics, Statistics
 
 Weights = dict[str, Tensor]
@@ -35,6 +35,7 @@ class Network(nn.Module):
             `film.LAYER.scale` and `film.LAYER.shift`, (T, width) each.
         fixed: names of the weights that the model's constructor made with ``requires_grad=False``: neither loop moves them. They
             are noted at the beginning, since the flag is cleared for other reasons later, in a copy that is only tested, say.
+        head_names: names of the weights of the head, the last layer, which gives the outputs; empty: an embedding has none.
         statistics: running statistics of the batch norms.
         instead: what `weights` gives in the place of some of the slow weights, see `replaced`.
     """
@@ -42,11 +43,17 @@ class Network(nn.Module):
     widest: int | None = None
     film: dict[str, int]
     fixed: frozenset[str] = frozenset()
+    head_names: frozenset[str] = frozenset()
     instead: Weights = {}  # noqa: RUF012 - replaced, never changed
 
     def weights(self) -> Weights:
         """The slow weights, shared by all tasks."""
         return dict(self.named_parameters()) | self.instead
+
+    @property
+    def parts(self) -> dict[str, frozenset[str]]:
+        """Names of the weights of the "body", which embeds inputs, and of the "head" on top of it."""
+        return {"body": frozenset(self.weights()) - self.head_names, "head": self.head_names}
 
     @contextmanager
     def replaced(self, weights: Weights) -> Iterator[None]:
@@ -76,11 +83,17 @@ class Vectorised(Network):
     Batch norms are replaced by one written from mean, variance and rsqrt, because `vmap` over `F.batch_norm` with affine weights
     gives a wrong second-order gradient (pytorch/functorch#534). Other modules whose running state `vmap` cannot carry are
     refused.
+
+    Args:
+        module: the module.
+        head: whether it has a head; see `head_layer`.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, head: bool = True) -> None:
         super().__init__()
         self.module, self.film = module, {}
+        if head:
+            self.head_names = frozenset(name for name, _ in module.named_parameters() if _is_in(name, head_layer(module)))
         channels = {}
         for name, child in list(module.named_modules()):
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
@@ -151,15 +164,45 @@ class _TaskBatchNorm(nn.Module):
         return x
 
 
-def as_network(made: Any, key: str = "model") -> Network:
+def head_layer(module: nn.Module) -> str:
+    """The name of the submodule of ``module`` that is its head.
+
+    It is the submodule called `head`; or the one that an attribute ``head: str`` names ("classifier"); or else the last one with
+    parameters of its own, in the order in which submodules were registered.
+
+    Raises:
+        ConfigError: the attribute names no submodule.
+    """
+    declared, names = getattr(module, "head", None), [name for name, _ in module.named_modules()]
+    if isinstance(declared, nn.Module):
+        return "head"
+    if isinstance(declared, str):
+        if declared not in names:
+            raise ConfigError(f"model: {type(module).__name__}.head={declared!r} names no submodule{nearest(declared, names)}")
+        return declared
+    layers = [name for name in names if any(True for _ in module.get_submodule(name).parameters(recurse=False))]
+    return layers[-1] if layers else ""
+
+
+def _is_in(name: str, layer: str) -> bool:
+    """Whether the parameter ``name`` is one of the submodule ``layer``; "" is the module itself."""
+    return name.startswith(f"{layer}.") if layer else "." not in name
+
+
+def as_network(made: Any, key: str = "model", *, head: bool = True) -> Network:
     """``made`` as a `Network`; an ordinary `nn.Module` is vectorised.
+
+    Args:
+        made: the network or module.
+        key: its place in the configuration, for messages.
+        head: whether it was made with outputs, and so has a head.
 
     Raises:
         ConfigError: it is neither.
     """
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{key}: expected a torch.nn.Module, found {type(made).__name__}")
-    network = made if isinstance(made, Network) else Vectorised(made)
+    network = made if isinstance(made, Network) else Vectorised(made, head=head)
     network.fixed = frozenset(name for name, w in network.weights().items() if not w.requires_grad)
     return network
 

@@ -47,6 +47,7 @@ class ResNet12(Network):
         self.eps = eps
         self.widest = widths[0] * input_shape[1] * input_shape[2]
         self.head = None if outputs is None else nn.Linear(before, outputs)
+        self.head_names = frozenset() if outputs is None else frozenset({"head.weight", "head.bias"})
         self.film = {str(block): width for block, width in enumerate(widths)}
         self.add_running_statistics({name: layer.num_features for name, layer in norms.items()})
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from small import LINE, PICTURES, conv, images, mlp, regression
 
 from metarun.algo.algorithm import (
@@ -12,7 +13,8 @@ from metarun.algo.algorithm import (
     recorded_steps,
     weighted,
 )
-from metarun.config import ConfigError, RangeError
+from metarun.build import build
+from metarun.config import CONFIGS, ConfigError, RangeError
 from metarun.episodes import Episodes, TaskSpec
 from metarun.kinds import REGRESSION, Classification
 from metarun.model.norm import Norm
@@ -326,6 +328,41 @@ def test_queries_without_the_statistics_of_their_support_set_are_refused():
     )
     assert Careless("support").norm(query=False, record=True) == Norm()
     assert Careless("support").embed_pooled(tasks.query.x).shape[:2] == (3, 6)
+
+
+MODELS = {
+    "line": (LINE, lambda outputs, shape=None: mlp(outputs)),
+    "pictures": (PICTURES, lambda outputs, shape=None: conv(outputs)),
+}
+OWN_HEAD = {"head.weight", "head.bias"}
+PARTS = {
+    "line maml": {"network.layers.2.weight", "network.layers.2.bias"},
+    "pictures maml": {"network.head.weight", "network.head.bias"},
+    "pictures mamlpp": {"network.head.weight", "network.head.bias"},
+    "line taskembed": {"network.layers.2.weight", "network.layers.2.bias"},
+    "pictures anil": OWN_HEAD,
+    "line oml": OWN_HEAD,
+    "line finetune": OWN_HEAD,
+    "pictures oml": set(),
+    "pictures protonet": set(),
+    "pictures relationnet": set(),
+    "pictures metalearner algo.network=cnp": {"decoder.4.weight", "decoder.4.bias"},
+    "line metalearner algo.network=cnp": set(),
+    "line metalearner algo.network=lstm": {"head.2.weight", "head.2.bias"},
+    "line metalearner algo.network=snail": OWN_HEAD,
+    "line metalearner algo.network=mann": OWN_HEAD,
+    "pictures metalearner algo.network=hypernet": {"of_task.head.weight", "of_task.head.bias"},
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_learner_names_its_head_and_the_rest_of_the_network_is_the_body(case):
+    tasks, name, *keys = case.split()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        node = compose("config", [f"algo={name}", *keys]).algo
+    algorithm = build(node, *MODELS[tasks], key="algo", kind=Algorithm)
+    assert algorithm.parts["head"] == PARTS[case]
+    assert algorithm.parts["body"] == {n for n, _ in algorithm.named_parameters() if n.startswith("network.")} - PARTS[case]
 
 
 def test_a_pass_puts_all_examples_through_the_network_once():

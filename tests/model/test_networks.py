@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from metarun.algo.maml import MAML
 from metarun.config import ConfigError, RangeError
 from metarun.model.conv4 import Conv4
+from metarun.model.mlp import MLP
 from metarun.model.network import Vectorised, as_network
 from metarun.model.norm import Norm
 
@@ -168,6 +169,53 @@ def test_truncated_normal_initialisation():
 def test_modules_that_vmap_gets_wrong_are_refused(module):
     with pytest.raises(ConfigError, match=type(module).__name__):
         as_network(nn.Sequential(module))
+
+
+class Named(nn.Module):
+    """Its classifier is not the last layer that is registered."""
+
+    def __init__(self, **attributes) -> None:
+        super().__init__()
+        self.classifier, self.stem = nn.Linear(4, 3), nn.Linear(1, 4)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+HEADS = {
+    "conv4": (lambda: conv(3), {"head.weight", "head.bias"}),
+    "resnet12": (lambda: resnet(3), {"head.weight", "head.bias"}),
+    "mlp": (lambda: mlp(3), {"layers.2.weight", "layers.2.bias"}),
+    "one layer": (lambda: MLP((1,), 3, widths=[]), {"layers.0.weight", "layers.0.bias"}),
+    "conv4 embedding": (lambda: conv(None), set()),
+    "resnet12 embedding": (lambda: resnet(None), set()),
+    "mlp embedding": (lambda: mlp(None), set()),
+    "last layer": (lambda: nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 3), nn.Softplus()), {"2.weight", "2.bias"}),
+    "last registered": (Named, {"stem.weight", "stem.bias"}),
+    "by attribute": (lambda: Named(head="classifier"), {"classifier.weight", "classifier.bias"}),
+    "submodule head": (
+        lambda: Named(head=nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), tail=nn.Linear(1, 1)),
+        {f"head.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_network_names_its_body_and_its_head(kind):
+    make, head = HEADS[kind]
+    network = as_network(make())
+    assert network.parts["head"] == head
+    assert network.parts["body"] == set(network.weights()) - head
+    assert network.parts["body"] or kind == "one layer"
+
+
+def test_a_module_without_outputs_has_no_head():
+    network = as_network(Named(), head=False)
+    assert network.parts == {"body": frozenset(network.weights()), "head": frozenset()}
+
+
+def test_a_head_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"Named\.head='clasifier' names no submodule; did you mean classifier\?"):
+        as_network(Named(head="clasifier"))
 
 
 def test_something_else_is_refused():

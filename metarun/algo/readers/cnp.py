@@ -1,5 +1,6 @@
 """Conditional neural processes (Garnelo et al., ICML 2018)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ class CNP(Reader):
         self.encoder = SetEncoder(self.features, self.spec.outputs, width, by_class=not self.gaussian)
         numbers = self.spec.outputs * (2 if self.gaussian else 1)
         self.decoder = perceptron(self.features + self.encoder.outputs, width, width, numbers)
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return () if self.gaussian else self.decoder[-1].parameters()  # a Gaussian has deviations beside its means
 
     def read(self, features: Tensor, labels: Tensor) -> Tensor:
         code: Tensor = self.encoder(features, labels)

@@ -1,5 +1,6 @@
 """A hypernetwork: the support set becomes weights of the task's model (Bertinetto et al. 2016; Ha, Dai and Le, ICLR 2017)."""
 
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -42,6 +43,10 @@ class HyperNet(MetaLearner):
         require(bool(self.shapes), "generated", list(generated), f"patterns of weights among {', '.join(weights)}")
         self.encoder = SetEncoder(self.features, self.spec.outputs, width, by_class=spec.kind.classes)
         self.generator = nn.Linear(self.encoder.outputs, sum(prod(shape) for shape in self.shapes.values()))
+
+    def head_weights(self) -> Iterable[Tensor]:
+        weights = self.of_task.weights()
+        return [weights[name] for name in self.of_task.parts["head"]]
 
     def adapt(self, support: Examples, steps: int | None = None) -> Read:
         """Each task's weights, those that are generated with a leading task axis."""

@@ -1,5 +1,6 @@
 """A recurrent network as a learner (Hochreiter, Younger and Conwell, "Learning to learn using gradient descent", ICANN 2001)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ class LSTM(StreamReader):
         require(layers > 0, "layers", layers, "1 or more")
         self.lstm = nn.LSTM(self.input_size, hidden, layers, batch_first=True)
         self.head = perceptron(hidden, hidden, self.spec.outputs)
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return self.head[-1].parameters()
 
     def start(self, like: Tensor) -> State:
         empty = like.new_zeros(len(like), self.lstm.num_layers, self.lstm.hidden_size)

@@ -1,5 +1,6 @@
 """Memory-augmented neural networks (Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, ICML 2016)."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -60,6 +61,9 @@ class MANN(StreamReader):
         if self.strengths is not None and strength is not None:
             nn.init.constant_(self.strengths.bias, strength)
         self.head = nn.Linear(hidden + heads * width, self.spec.outputs)
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return self.head.parameters()
 
     def start(self, like: Tensor) -> State:
         tasks, hidden = len(like), self.controller.hidden_size

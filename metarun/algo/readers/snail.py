@@ -1,5 +1,6 @@
 """A simple neural attentive meta-learner (Mishra, Rohaninejad, Chen and Abbeel, ICLR 2018)."""
 
+from collections.abc import Iterable
 from math import sqrt
 from typing import Any
 
@@ -59,6 +60,9 @@ class SNAIL(Reader):
                 layers.append(CausalConvolution(channels, filters, dilation * 2**level))
                 channels += filters
         self.layers, self.head = nn.ModuleList(layers), nn.Linear(channels, self.spec.outputs)
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return self.head.parameters()
 
     def read(self, features: Tensor, labels: Tensor) -> Layers:
         x, seen = torch.cat([features, labels], -1), []
