@@ -206,7 +206,7 @@ def run_or_show(config: DictConfig) -> None:
     with joined() as ranks:
         if config.restart and ranks.first:
             folder.supersede()
-        found = ranks.told(folder.results())
+        found = ranks.broadcast(folder.results())
         made = found is not None and found.get("status") in FINAL
         if not made:
             from metarun.run import run

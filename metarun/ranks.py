@@ -1,6 +1,6 @@
-"""The processes of one run: here the ordinary case, one that does everything. Imports no torch.
+"""The processes of one run: here the ordinary case of a single process. Imports no torch.
 
-Several are started by torchrun, which numbers them by rank; `metarun.trainer.ranks` is how they talk to each other.
+Several processes are started by torchrun, which numbers them by rank; `metarun.trainer.ranks` connects them.
 """
 
 import os
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun puts into the environment of each process it starts."""
+"""Variables that torchrun sets in the environment of each process it starts."""
 
 
 class Ranks:
-    """The processes among which the tasks of an update and of a test are shared out.
+    """The processes that divide the tasks of an update and of a test among themselves.
 
-    The first, rank 0, decides and writes. All others have the same weights, states and figures at every moment.
+    Rank 0 decides and writes. All others have the same weights, states and scores at every moment.
 
     Attributes:
         rank: number of this process.
-        size: how many there are.
+        size: number of processes.
         local: number of this process among those of its machine.
     """
 
@@ -34,48 +34,48 @@ class Ranks:
         """Whether this is the process that decides and writes."""
         return self.rank == 0
 
-    def part(self, tasks: int) -> slice:
-        """Those of 0 … ``tasks`` - 1 that are this process's; the sizes of two parts differ by one at most."""
+    def shard(self, tasks: int) -> slice:
+        """The part of the tasks 0 … ``tasks`` - 1 that is this process's; the sizes of shards differ by at most one."""
         return slice(tasks * self.rank // self.size, tasks * (self.rank + 1) // self.size)
 
-    def average(self, tensors: "list[Tensor]", share: float) -> None:
-        """Replace each tensor by its mean over the processes, each of which counts by its ``share`` (they add up to 1)."""
+    def all_reduce_mean(self, tensors: "list[Tensor]", share: float) -> None:
+        """Replace each tensor by its mean over the processes, each weighted by its ``share`` (the shares add up to 1)."""
 
-    def agree(self, *values: int) -> tuple[int, ...]:
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
         """The largest of each value over all processes, which wait for each other here."""
         return values
 
-    def told(self, value: Any) -> Any:
-        """What the first process says."""
+    def broadcast(self, value: Any) -> Any:
+        """The value of the first process."""
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process says, by rank."""
+        """The values of all processes, by rank."""
         return [value]
 
-    def own_draws(self, device: Any, *, shared: bool) -> AbstractContextManager[None]:
-        """For the length of the block torch's generator draws otherwise in each process, unless ``shared``; then it is put back.
+    def independent_draws(self, device: Any, *, shared: bool) -> AbstractContextManager[None]:
+        """During the block torch's generator draws differently in each process, unless ``shared``; then its state is put back.
 
-        The first process draws what it would have drawn alone.
+        The first process draws as it would draw alone.
         """
         return nullcontext()
 
     @contextmanager
-    def one_before_others(self) -> Iterator[None]:
-        """On each machine one process goes through the block before the others, which find what it has downloaded or decoded."""
+    def local_first(self) -> Iterator[None]:
+        """One process of each machine runs the block before the others, which then find what it has downloaded or decoded."""
         if self.local:
-            self.agree(0)
+            self.all_reduce_max(0)
         yield
         if not self.local:
-            self.agree(0)
+            self.all_reduce_max(0)
 
 
 ALONE = Ranks()
-"""One process, which has everything to itself."""
+"""A single process, which has everything to itself."""
 
 
 def launched() -> Ranks | None:
-    """The place of this process among several that torchrun has started; None where there is one alone."""
+    """The place of this process among those that torchrun has started; None if it is the only one."""
     if not all(key in os.environ for key in LAUNCHED) or os.environ["WORLD_SIZE"] == "1":
         return None
     return Ranks(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))

@@ -101,7 +101,7 @@ def train_and_test(config: DictConfig, choices: Mapping[str, str], folder: RunFo
         check_checkpoint(folder, source, any_code=config.any_code)
         folder.stop.unlink(missing_ok=True)
     keep_freed_memory()
-    with ranks.one_before_others():
+    with ranks.local_first():
         parts = build_parts(config, ranks)
     config = parts.config
     if ranks.first:
@@ -427,13 +427,13 @@ def online(outcome: Outcome, metric: Metric) -> dict[str, Any] | None:
 def tested(stages: Mapping[str, Scores], metric: Metric, headline: Headline, look: int) -> dict[str, Any]:
     """Test figures from the scores (looks, tasks) of each stage: at ``look``, and after each number of inner steps looked at."""
     found = [summary(*scores) for scores in zip(*stages.values(), strict=True)]
-    if headline.looks is None:
+    if headline.eval_steps is None:
         return {metric.name: found[look]}
     shown = ("mean", "ci95", "median", "n_nonfinite")
-    by_step = zip(headline.looks, found, strict=True)
+    by_step = zip(headline.eval_steps, found, strict=True)
     return {
         metric.name: found[look],
-        "steps": {"n": headline.looks[look], "chosen_by": headline.chosen_by},
+        "steps": {"n": headline.eval_steps[look], "chosen_by": headline.chosen_by},
         "diverged": diverged(stages, look, metric) if metric.heavy_tailed else None,
         "by_step": [{"step": step, **{key: row[key] for key in shown}} for step, row in by_step],
     }

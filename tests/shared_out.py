@@ -153,7 +153,7 @@ def main(folder: Path) -> None:
         found = {name: train(name, place / name, ranks) for name in CASES}
         torch.manual_seed(1)
         for shared in (False, True):
-            with ranks.own_draws(CPU, shared=shared):
+            with ranks.independent_draws(CPU, shared=shared):
                 drawn = torch.rand(3)
             found[f"draws {shared}"] = ranks.gather(drawn)
         found["after"] = ranks.gather(torch.rand(3))
@@ -162,7 +162,7 @@ def main(folder: Path) -> None:
             os._exit(0)  # without a word, as a process that is killed
         try:
             while True:
-                ranks.agree(1)
+                ranks.all_reduce_max(1)
         except Lost as error:
             (folder / "lost").write_text(str(error))
         os._exit(0)

@@ -1,4 +1,4 @@
-"""How much of a protocol a run does, so that a paper's table can be had in minutes as well as in days."""
+"""The part of a protocol that a run carries out, so that a paper's table takes minutes or days as one likes."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from metarun.config import require
 
 @dataclass(frozen=True)
 class Budget:
-    """A part of the outer updates and of the test tasks that the rest of the configuration says.
+    """Limits the outer updates and test tasks of a configuration.
 
     Work is counted and not timed, so that the same command always makes the same updates.
 
     Attributes:
-        name: by which results tell it.
-        share: of the updates; 1: all.
-        operations: most floating-point operations of training, counted as passes through the network, one an update and one an
-            inner step; the backward passes, some times as much again, are not counted; null: as many as there are.
-        test_tasks: at most so many, in validation too; null: all.
+        name: under which results report it.
+        share: of the updates that are made; 1: all.
+        operations: most floating-point operations of training, counted as one pass through the network per update and inner step;
+            backward passes, which cost a few times as much again, are not counted; null: no limit.
+        test_tasks: most tasks of the test and of a validation; null: no limit.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Budget:
 
     @property
     def full(self) -> bool:
-        """Whether it cuts nothing."""
+        """Whether it limits nothing."""
         return self.share == 1 and self.operations is None and self.test_tasks is None
 
     def iterations(self, iterations: int, work: float) -> int:
-        """Of ``iterations`` updates of ``work`` operations each those that are made; one at the least."""
+        """How many of ``iterations`` updates, each of ``work`` operations, are made; at least one."""
         most = iterations * self.share if self.operations is None else min(iterations * self.share, self.operations / max(work, 1))
         return min(iterations, max(1, int(most)))
 
     def tests(self, tasks: int) -> int:
-        """Of so many test or validation tasks those that are made."""
+        """How many of ``tasks`` test or validation tasks are evaluated."""
         return tasks if self.test_tasks is None else min(tasks, self.test_tasks)

@@ -15,7 +15,7 @@ from metarun.files import replacing
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-"""Version of checkpoints; those of another version are refused in one line."""
+"""Version of checkpoints; other versions are refused in one line."""
 SEAL = b"blake2b:"
 """What begins the comment at the end of the zip file, which holds the digest of all that is before it: torch checks none."""
 SEALED = len(SEAL) + 32
@@ -38,32 +38,32 @@ def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> N
 
 
 def repair(path: Path, previous: Path) -> dict[str, Any] | None:
-    """Where ``path`` is damaged, or missing after a kill, put the ``previous`` checkpoint in its place → what is there then.
+    """Replace a checkpoint that is damaged, or missing after a kill, by the ``previous`` one → the content of ``path`` then.
 
     Raises:
         Damaged: neither can be read; both stay as they are.
     """
     try:
-        found = load(path)
-        if found is not None:
-            return found
-        found = load(previous)
-        if found is None:
+        content = load(path)
+        if content is not None:
+            return content
+        content = load(previous)
+        if content is None:
             return None
         log.warning("%s is missing; going on from the checkpoint before it", path)
     except Damaged as error:
         if not previous.is_file():
             raise
-        found = load(previous)
+        content = load(previous)
         aside = path.with_name(f"damaged_{path.name}")
         path.replace(aside)
         log.warning("%s; going on from the checkpoint before it, the damaged one is now %s", error, aside.name)
     previous.replace(path)
-    return found
+    return content
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What `save` wrote, on the CPU, or None where there is nothing. Only tensors and plain values are read, never code.
+    """What `save` wrote, on the CPU; None if there is no file. Only tensors and plain values are read, never code.
 
     Raises:
         Damaged: it cannot be read.

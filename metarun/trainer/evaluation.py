@@ -1,4 +1,4 @@
-"""Testing a learner on a fixed, numbered list of tasks: the same for every algorithm, so comparisons are paired."""
+"""Tests a learner on a fixed, numbered list of tasks, the same for every algorithm, so that comparisons are paired."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from metarun.model.network import Weights
 from metarun.ranks import ALONE, Ranks
 
 CHUNK_VALUES = 2**20
-"""Numbers, of inputs or of what a learner holds, tested at once where `task_chunk` is null: bounds memory, costs no time."""
+"""Values, of inputs or held by the learner, that are tested at once if `task_chunk` is null: bounds memory, costs no time."""
 
 
 def evaluate(
@@ -33,7 +33,7 @@ def evaluate(
 ) -> NDArray[np.float64]:
     """Score of each task after each step of the learner's `eval_steps`, (eval steps, tasks).
 
-    There is one look, (1, tasks), for learners without steps and without ``path``.
+    (1, tasks) for learners without inner steps, or without ``path``.
 
     The score is the metric of the tasks' kind. Training state is left untouched: no statistics are written, and the learner's
     mode is put back.
@@ -41,12 +41,12 @@ def evaluate(
     Args:
         algorithm: the learner, with its weights.
         source: of the tasks 0 … ``tasks`` - 1.
-        tasks: how many; all, where there are fewer.
-        path: look after fewer inner steps, too.
+        tasks: how many; all of a source that has fewer.
+        path: score after fewer inner steps, too.
         steps: inner steps to take; None: as many as the learner takes in a test.
-        ensemble: states of the learner whose predictions are averaged; None: as it is now.
-        on_chunk: called between pieces of work, and may raise to stop.
-        ranks: the processes that share out the tasks; each is given all scores.
+        ensemble: states of the learner whose predictions are averaged; None: its present state alone.
+        on_chunk: called before each chunk of tasks, and may raise to stop.
+        ranks: the processes that divide the tasks; each receives all scores.
     """
     tasks = min(tasks, source.count or tasks)
     steps = algorithm.steps if steps is None else steps
@@ -55,20 +55,20 @@ def evaluate(
     with testing(algorithm):
         for ids in torch.arange(tasks).split(size * ranks.size):
             on_chunk()
-            own = ids[ranks.part(len(ids))]
+            own = ids[ranks.shard(len(ids))]
             if not len(own):
                 continue
             episodes = source.sample(own)
             predictions = [algorithm.predictions(episodes, steps, path=path) for _ in _each_state(algorithm, ensemble)]
             mean = predictions[0] if len(predictions) == 1 else torch.stack(predictions).mean(0)
             scores.append(algorithm.spec.kind.scores(mean, episodes.query.y).double().cpu())
-    # The others' scores of a piece of work stand before those of the next: tasks stay in their order.
+    # All processes' scores of one chunk come before those of the next, so that tasks keep their order.
     parts = zip_longest(*ranks.gather(scores))
     return torch.cat([part for piece in parts for part in piece if part is not None], 1).numpy()
 
 
 def probe(algorithm: Algorithm, source: TaskSource, tasks: int) -> dict[str, NDArray[np.float64]]:
-    """What `Algorithm.probe` tells of the tasks 0 … ``tasks`` - 1, by name, the task axis first."""
+    """Results of `Algorithm.probe` on the tasks 0 … ``tasks`` - 1, by name, the task axis first."""
     tasks = min(tasks, source.count or tasks)
     size = _chunk(algorithm, source.sample(torch.arange(1)))
     with testing(algorithm):
@@ -78,13 +78,13 @@ def probe(algorithm: Algorithm, source: TaskSource, tasks: int) -> dict[str, NDA
 
 @contextmanager
 def testing(algorithm: Algorithm) -> Iterator[None]:
-    """Evaluation mode without gradients, for the length of the block."""
+    """Evaluation mode without gradients during the block."""
     with eval_mode(algorithm), torch.no_grad():
         yield
 
 
 def _each_state(algorithm: Algorithm, ensemble: list[Weights] | None) -> Iterator[None]:
-    """Put each state of the ensemble into the learner in turn, then its own back."""
+    """Load each state of the ensemble into the learner in turn, then its own again."""
     if ensemble is None:
         yield
         return
@@ -96,9 +96,9 @@ def _each_state(algorithm: Algorithm, ensemble: list[Weights] | None) -> Iterato
 
 
 def work_of(algorithm: Algorithm, one: Episodes) -> int:
-    """Floating-point operations of the network's pass over a task's support and queries.
+    """Floating-point operations of the network's pass over the support and queries of the task ``one``.
 
-    Counted and not timed, so that the same run always finds the same.
+    They are counted and not timed, so that the result is reproducible.
     """
     with testing(algorithm), FlopCounterMode(display=False) as counter:
         algorithm.network_pass(one)
@@ -115,8 +115,8 @@ def _chunk(algorithm: Algorithm, one: Episodes) -> int:
 def summary(*stages: NDArray[np.float64]) -> dict[str, Any]:
     """Mean over tasks with its 95 % interval, 1.96 s / √T, for per-task scores (T,).
 
-    Of several stages the mean is that of their means, and its interval follows from theirs. A task whose score is not finite is
-    counted, not dropped: it makes the mean and the interval null, and sorts last in the median.
+    Of several stages the mean is the mean of their means, and the interval follows from theirs. A task whose score is not finite
+    is counted, not dropped: it makes mean and interval null, and sorts last in the median.
     """
     scores = np.concatenate(stages)
     finite = np.isfinite(scores)

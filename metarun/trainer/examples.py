@@ -1,4 +1,4 @@
-"""Predictions worth a look: what a regression learner makes of a few tasks, before and after it adapts."""
+"""Example predictions of a regression learner on a few tasks, before and after it adapts."""
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ STEPS = (0, 1, 5, 10)
 
 
 def adaptation_examples(algorithm: Algorithm, data: Data, device: torch.device) -> list[Fit]:
-    """One task with 5, 10 and 20 support points and predictions after 0, 1, 5 and 10 inner steps.
+    """One task with 5, 10 and 20 support points, and predictions after 0, 1, 5 and 10 inner steps.
 
-    Nothing where the data cannot be drawn as a curve. A learner without steps has one prediction.
+    Empty if the data cannot be drawn as a curve. A learner without inner steps has one prediction.
     """
     fits = []
     for shots in SHOTS:

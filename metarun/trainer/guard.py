@@ -1,4 +1,4 @@
-"""Updates that are not finite, taken back on the device: nothing waits to hear whether there was one."""
+"""Reverts updates that are not finite on the device, without a host synchronisation."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from metarun.algo.algorithm import Algorithm
 
 
 class Guard:
-    """Takes back an update whose losses or gradients are not finite: the weights, the statistics, the optimizer's state.
+    """Reverts an update whose losses or gradients are not finite: weights, statistics and the optimizer's state.
 
-    The state from before each update is kept beside, which costs its memory once more.
+    A copy of the state before each update doubles its memory.
 
     Args:
         algorithm: the learner.
@@ -20,23 +20,23 @@ class Guard:
         self.algorithm, self.optimizer = algorithm, optimizer
         device = next(algorithm.parameters()).device
         self.finite = torch.ones((), dtype=torch.bool, device=device)
-        """Whether this update is, as far as is known."""
+        """Whether the present update is finite as far as it has come, () bool."""
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)
-        """Updates taken back, and tasks whose losses were not finite."""
+        """Updates reverted and tasks whose losses were not finite, (2,), see `take_counts`."""
         self._before: list[tuple[Tensor, Tensor]] = []
         self._states: dict[tuple[Tensor, str], Tensor] = {}
 
     @torch.no_grad()
     def begin(self) -> None:
-        """An update is about to be made."""
+        """Copy the state before an update."""
         self._before = [(value, value.clone()) for value in self.algorithm.state_dict(keep_vars=True).values()]
         self._states = {at: value.clone() for at, value in self._optimizer_state().items()}
 
     @torch.no_grad()
     def judge(self, loss: Tensor, bad: Tensor) -> None:
-        """The backward passes are done: where the mean ``loss`` or a gradient is not finite, gradients become 0.
+        """After the backward passes: set the gradients to 0 if the mean ``loss`` or a gradient is not finite.
 
-        ``bad`` is the number of tasks whose losses are not.
+        ``bad`` is the number of tasks whose losses are not finite, () float.
         """
         self.counts[1] += bad.round().long()
         self.finite = loss.isfinite() & self._gradients_finite()
@@ -46,11 +46,11 @@ class Guard:
 
     @torch.no_grad()
     def end(self) -> None:
-        """The optimizer has made its step: put everything back unless all was finite."""
+        """After the optimizer's step: restore the copy unless everything was finite."""
         self.finite = self.finite & self._gradients_finite()
         for value, before in self._before:
             value.copy_(torch.where(self.finite, value, before))
-        for at, value in self._optimizer_state().items():  # what the first step has made was 0 before
+        for at, value in self._optimizer_state().items():  # state that the first step created was 0 before
             finite = self.finite.to(value.device)
             value.copy_(torch.where(finite, value, self._states.get(at, torch.zeros_like(value))))
         self.counts[0] += ~self.finite
@@ -62,8 +62,8 @@ class Guard:
         return updates, tasks
 
     def _gradients_finite(self) -> Tensor:
-        found = [w.grad.isfinite().all() for w in self.algorithm.parameters() if w.grad is not None]
-        return torch.stack([torch.ones_like(self.finite), *found]).all()
+        finite = [w.grad.isfinite().all() for w in self.algorithm.parameters() if w.grad is not None]
+        return torch.stack([torch.ones_like(self.finite), *finite]).all()
 
     def _optimizer_state(self) -> dict[tuple[Tensor, str], Tensor]:
         states = self.optimizer.state.items()

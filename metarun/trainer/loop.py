@@ -151,6 +151,6 @@ class Loop:
 
     def _stop_if_pruned(self) -> None:
         """Raises `Pruned` where a search has put the file `stop` into the run directory."""
-        if any(self.stopping.ranks.agree(self.folder.stop.exists())):
+        if any(self.stopping.ranks.all_reduce_max(self.folder.stop.exists())):
             self._save()
             raise Pruned(f"pruned at update {self.state.position.step} of {self.state.total}")

@@ -1,4 +1,4 @@
-"""The machine a run is on: its device, threads and allocator."""
+"""Device, threads and memory allocator of the machine a run is on."""
 
 import ctypes
 import os
@@ -12,14 +12,14 @@ from metarun.ranks import ALONE, Ranks
 MOST_THREADS = 1024
 
 ONE_THREAD_BELOW = 10_000_000
-"""Operations of the network's pass over an update's tasks below which a second thread gains too little (docs/results.md)."""
+"""Operations of the network's pass over the tasks of an update below which a second thread gains too little (docs/results.md)."""
 
 
 def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
-    """`auto` is the GPU where there is one; otherwise the device named. Of several processes each has a GPU of its own.
+    """The device called ``name``; `auto` is a GPU if there is one. Each of several processes gets its own GPU.
 
     Raises:
-        RangeError: no such device, or it is not here.
+        RangeError: this machine has no such device.
     """
     if ranks.size > 1:
         if name == "auto":
@@ -36,18 +36,18 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError):  # torch says either where a backend is missing
+    except (RuntimeError, AssertionError):  # torch raises either if a backend is missing
         raise RangeError("trainer.device", name, "auto, or a device of this machine (cpu, cuda, cuda:1, mps)") from None
     return device
 
 
 def set_threads(threads: int | None, work: int) -> int:
-    """Use ``threads``, or as many as suit ``work`` (operations of one pass over an update's tasks) → the number in use.
+    """Use ``threads``, or as many as suit ``work`` (operations of one pass over the tasks of an update) → the number in use.
 
-    The environment's OMP_NUM_THREADS is this process's share of the cores, where a launcher or a user has set it.
+    OMP_NUM_THREADS, if a launcher or a user has set it, is this process's share of the cores.
 
     Raises:
-        RangeError: more than any machine has, which OpenMP would try to start.
+        RangeError: more than `MOST_THREADS`, which OpenMP would try to start.
     """
     require(threads is None or threads <= MOST_THREADS, "trainer.threads", threads, f"at most {MOST_THREADS}")
     if threads is None:
@@ -57,7 +57,7 @@ def set_threads(threads: int | None, work: int) -> int:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     share = os.environ.get("OMP_NUM_THREADS", "")
     if share.isdigit() and int(share) > 0:
         return int(share)
@@ -65,9 +65,9 @@ def cores() -> int:
 
 
 def make_deterministic(on: bool) -> None:
-    """Let only operations run that give the same bytes from run to run; or, what is usual, any.
+    """Allow only operations that give the same bytes from run to run (``on``), or any.
 
-    cuBLAS wants its workspace said before its first use.
+    cuBLAS reads the size of its workspace from the environment at its first use.
     """
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -76,10 +76,10 @@ def make_deterministic(on: bool) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks instead of handing them back to the system after every operation.
+    """Let glibc keep large freed blocks instead of returning them to the system after every operation.
 
-    A convolution's activations are tens of megabytes, and fetching them page by page anew took a third of an update (measured:
-    conv4-64, 360 images, 520 ms → 320 ms). Elsewhere than on glibc nothing happens.
+    The activations of a convolution are tens of megabytes; mapping their pages anew took a third of an update (measured: conv4-64,
+    360 images, 520 ms → 320 ms). No effect without glibc.
     """
     if sys.platform != "linux":
         return

@@ -74,7 +74,7 @@ class Stream:
         with testing(self.state.algorithm):
             predicted = self.state.algorithm.predictions(own, self.headline.steps, path=False)[-1]
             score = self.state.algorithm.spec.kind.scores(predicted, own.query.y).mean()
-        self.sharding.ranks.average([score], share)
+        self.sharding.ranks.all_reduce_mean([score], share)
         self._unlogged.append(score)
         if self.state.detector is None:
             return None

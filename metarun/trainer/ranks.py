@@ -1,4 +1,4 @@
-"""Several processes of one run, connected by torch.distributed: gloo between processors, nccl between GPUs."""
+"""Several processes of one run, connected by torch.distributed: gloo between CPUs, nccl between GPUs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from metarun.ranks import Ranks
 from metarun.rng import derive
 
 TIMEOUT = timedelta(minutes=30)
-"""A process that hangs is given up after it (one that ends is missed at once): as long as one may download or decode data."""
+"""For a hung process (a dead one is noticed at once); long enough for one rank to download and decode data."""
 
 
 class Lost(RuntimeError):
@@ -21,37 +21,37 @@ class Lost(RuntimeError):
 
 
 class Processes(Ranks):
-    """Several, connected. Every call but `own_draws` is one that all of them must make."""
+    """Several connected processes. All of them must make every call but `independent_draws`."""
 
-    def average(self, tensors: list[Tensor], share: float) -> None:
+    def all_reduce_mean(self, tensors: list[Tensor], share: float) -> None:
         with torch.no_grad():
             flat = torch.cat([tensor.flatten() for tensor in tensors]).mul_(share)
-            with _together():
+            with _lost_in_one_line():
                 dist.all_reduce(flat)
             for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
-    def agree(self, *values: int) -> tuple[int, ...]:
-        # On the processor in any case: a GPU's queue of work is not waited for.
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
+        # On the CPU in any case, so that nothing waits for a GPU's queue of work.
         largest = torch.tensor(values, dtype=torch.int64)
-        with _together():
+        with _lost_in_one_line():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         return tuple(largest.tolist())
 
-    def told(self, value: Any) -> Any:
-        said = [value]
-        with _together():
-            dist.broadcast_object_list(said)
-        return said[0]
+    def broadcast(self, value: Any) -> Any:
+        values = [value]
+        with _lost_in_one_line():
+            dist.broadcast_object_list(values)
+        return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        said: list[Any] = [None] * self.size
-        with _together():
-            dist.all_gather_object(said, value)
-        return said
+        values: list[Any] = [None] * self.size
+        with _lost_in_one_line():
+            dist.all_gather_object(values, value)
+        return values
 
     @contextmanager
-    def own_draws(self, device: torch.device, *, shared: bool) -> Iterator[None]:
+    def independent_draws(self, device: torch.device, *, shared: bool) -> Iterator[None]:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             if self.rank and not shared:
                 torch.manual_seed(derive(torch.initial_seed(), "rank", self.rank))
@@ -60,7 +60,7 @@ class Processes(Ranks):
 
 @contextmanager
 def connected(place: Ranks) -> Iterator[Processes]:
-    """The processes of which ``place`` is one, for the length of the block.
+    """Connects ``place`` with the other processes of its run during the block.
 
     Raises:
         Lost: one of them has ended or hangs, at any call.
@@ -69,15 +69,15 @@ def connected(place: Ranks) -> Iterator[Processes]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(place.local % torch.cuda.device_count())
-    with _together():
+    with _lost_in_one_line():
         dist.init_process_group(backend, timeout=TIMEOUT)
     yield Processes(place.rank, place.size, place.local)
-    dist.destroy_process_group()  # not after a mistake: it would wait for the others
+    dist.destroy_process_group()  # not after an exception, where it would wait for the others
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Say in one line that another process is gone, which torch says in many ways."""
+def _lost_in_one_line() -> Iterator[None]:
+    """Raises `Lost` for the many errors by which torch reports that another process is gone."""
     try:
         yield
     except RuntimeError as error:

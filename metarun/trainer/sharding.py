@@ -32,7 +32,7 @@ class Sharding:
 
     def sampled(self, ids: Tensor) -> Tensor:
         """Of the task ids (updates, tasks) those that this process samples, (updates, fewer)."""
-        return ids[:, self.ranks.part(self.tasks)] if self.samples_shard else ids
+        return ids[:, self.ranks.shard(self.tasks)] if self.samples_shard else ids
 
     def own(self, episodes: Episodes) -> tuple[Episodes, float]:
         """The tasks that this process learns from, and their share in the update.
@@ -43,7 +43,7 @@ class Sharding:
         if self.samples_shard:
             return episodes, len(episodes) / self.tasks
         self._require_enough("cl.draw", len(episodes))
-        own = episodes.pick(self.ranks.part(len(episodes))) if self.ranks.size > 1 else episodes
+        own = episodes.pick(self.ranks.shard(len(episodes))) if self.ranks.size > 1 else episodes
         return own, len(own) / len(episodes)
 
     def _require_enough(self, key: str, tasks: int) -> None:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 def restore(state: RunState, folder: RunFolder, ranks: Ranks) -> int | None:
     """Continue from the checkpoint in ``folder``, if there is one → lines of metrics.jsonl that it knows of; None: not recorded."""
-    saved = ranks.told(checkpoint.load(folder.last) if ranks.first else None)
+    saved = ranks.broadcast(checkpoint.load(folder.last) if ranks.first else None)
     if saved is None:
         return 0
     state.load_state_dict(saved)

@@ -44,7 +44,7 @@ class Position:
 
 @dataclass
 class Outcome:
-    """Result of a run, stages in the order of training: test scores (looks, tasks), validation scores (tasks,), and R.
+    """Result of a run, stages in the order of training: test scores (eval_steps, tasks), validation scores (tasks,), and R.
 
     Validation and test are of the same weights. Validation and R are after as many inner steps as the test has at ``look``.
     """

@@ -19,12 +19,12 @@ class Stopping:
 
     def caught(self, due: bool) -> tuple[int, bool]:
         """Number of a signal, 0 if there was none; and whether a checkpoint is ``due`` in any process."""
-        number, any_due = self.ranks.agree(self.signals.caught or 0, due)
+        number, any_due = self.ranks.all_reduce_max(self.signals.caught or 0, due)
         return number, bool(any_due)
 
     def check(self) -> None:
         """Raises `Interrupted` if there was a signal."""
-        self.stop(*self.ranks.agree(self.signals.caught or 0))
+        self.stop(*self.ranks.all_reduce_max(self.signals.caught or 0))
 
     def stop(self, number: int) -> None:
         """Raises `Interrupted` for the signal of this number; 0: there was none."""

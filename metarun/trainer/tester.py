@@ -35,7 +35,7 @@ class Tester:
         self.log, self.ranks, self.check = log, ranks, check
 
     def scores(self, source: TaskSource, tasks: int, **how: Any) -> Scores:
-        """Scores (looks, tasks) after every number of inner steps that a test evaluates, see `evaluate`."""
+        """Scores (eval_steps, tasks) after every number of inner steps that a test evaluates, see `evaluate`."""
         return evaluate(self.state.algorithm, source, tasks, **{"on_chunk": self.check, "ranks": self.ranks, **how})
 
     def headline_scores(self, source: TaskSource, tasks: int, **how: Any) -> Scores:
@@ -100,7 +100,7 @@ class Tester:
         return scores
 
     def _row(self, stages: list[Scores]) -> Row:
-        """Means of the scores (looks, tasks) of each stage in the order of training."""
+        """Means of the scores (eval_steps, tasks) of each stage in the order of training."""
         by_number = dict(sorted(zip(self.state.position.order, stages, strict=True)))
         return [[summary(scores)["mean"] for scores in look] for look in zip(*by_number.values(), strict=True)]
 

@@ -86,7 +86,7 @@ class Update:
 
     def _backward(self, own: Episodes) -> Tensor:
         """The learner's losses (T,), their gradients left in the weights."""
-        with self.sharding.ranks.own_draws(self.device, shared=self.algorithm.draws_once):
+        with self.sharding.ranks.independent_draws(self.device, shared=self.algorithm.draws_once):
             return self.algorithm.backward(own)
 
     def _backward_of_method(self, episodes: Episodes) -> Tensor | None:
@@ -107,7 +107,7 @@ class Update:
         if ranks.size > 1:
             statistics = [buffer for buffer in self.algorithm.buffers() if buffer.is_floating_point()]
             gradients = [w.grad for w in self.algorithm.parameters() if w.grad is not None]
-            ranks.average([*values, *gradients, *statistics], share)
+            ranks.all_reduce_mean([*values, *gradients, *statistics], share)
 
     def _change_gradients(self) -> None:
         """Let the method add to the gradients and project them, then clip them."""

@@ -37,7 +37,7 @@ class Validation:
         place = headline.best([scores])
         result = summary(scores[place])
         mean = result["mean"]
-        steps = {"inner_steps": headline.looks[place]} if headline.looks and headline.path else {}
+        steps = {"inner_steps": headline.eval_steps[place]} if headline.eval_steps and headline.path else {}
         self.log.scalars(step, {f"val/{metric.name}": nan_for_none(mean)}, ci95=result["ci95"], **steps)
         if mean is not None:
             self.state.best.offer(self.state.algorithm, metric.sign * mean)

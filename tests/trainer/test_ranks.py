@@ -38,7 +38,7 @@ NOT_SHARED_OUT = {
 def test_parts_are_all_tasks_once_and_of_nearly_one_size():
     for tasks in range(12):
         for size in range(1, 6):
-            parts = [list(range(tasks))[Ranks(rank, size).part(tasks)] for rank in range(size)]
+            parts = [list(range(tasks))[Ranks(rank, size).shard(tasks)] for rank in range(size)]
             assert [task for part in parts for task in part] == list(range(tasks))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
