@@ -117,14 +117,14 @@ def report(arguments: list[str]) -> None:
     parser.add_argument("--table", help="one of " + ", ".join(sorted(choices_of("table"))))
     parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="output folder")
     given = parser.parse_args(arguments)
-    from metarun.report import page, table
+    from metarun.report import page, render, table
     from metarun.report.runs import collect
 
     runs = collect(given.runs)
     if given.table:
         made = table.make(given.table, runs)
-        written = made.save(given.out)
-        say(made.markdown() + "\n")
+        written = render.save(made, given.out)
+        say(render.markdown(made) + "\n")
     else:
         written = [page.save(runs, given.out / "report.html")]
     say("\n".join(map(str, written)))

@@ -92,12 +92,12 @@ class Sweeper(sweeper.Sweeper):
         name = self.config.hydra.runtime.choices.get("table")
         if name is None or not (CONFIGS / "table" / f"{name}.yaml").is_file() or not any(job.folder.path.is_dir() for job in jobs):
             return
-        from metarun.report import table
+        from metarun.report import render, table
         from metarun.report.runs import collect
 
         folder = Path(self.config.hydra.sweep.dir)
         made = table.make(name, collect([folder]))
-        print(f"\n{made.markdown()}\n", *made.save(folder / "tables"), sep="\n", flush=True)
+        print(f"\n{render.markdown(made)}\n", *render.save(made, folder / "tables"), sep="\n", flush=True)
 
     def parse(self, overrides: list[str]) -> list[Override]:
         """Parse `KEY=VALUE`; the values may be sweeps, with globs over the choices of a group."""

@@ -287,7 +287,7 @@ def test_a_head_has_as_many_outputs_as_it_was_trained_with(tmp_path, images):
 
 
 def test_torch_is_imported_when_a_learner_is_loaded():
-    code = "import sys, metarun, metarun.report.page, metarun.report.table; sys.exit('torch' in sys.modules)"
+    code = "import sys, metarun, metarun.report.page, metarun.report.render, metarun.report.board; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

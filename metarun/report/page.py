@@ -17,8 +17,8 @@ from metarun.files import replacing
 from metarun.metric import Metric
 from metarun.report import figures
 from metarun.report.runs import Run
+from metarun.report.scores import mean_of, score
 from metarun.report.statistics import Paired, holm, paired, t_quantile
-from metarun.report.table import mean_of, score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,15 +12,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metarun.config import CONFIGS, FORMER, ConfigError
 from metarun.files import replacing
 from metarun.metric import KNOWN
+from metarun.report import sweeps
 from metarun.report.protocol import flat
 from metarun.report.published import Published, published
 from metarun.report.runs import ASIDE, Run
-from metarun.report.table import grids_of, score
+from metarun.report.scores import score
 
 FINAL = ("finished", "diverged")
 """Statuses of runs that are recorded: running them again would give the same."""
@@ -188,15 +187,12 @@ def _own_class(key: str, value: Any) -> bool:
 
 def _streams() -> Iterable[tuple[str, tuple[str, ...]]]:
     """Cells of continual learning, named by data, scenario and method, with the overrides of the table that holds them."""
-    for path in sorted((CONFIGS / "table").glob("*.yaml")):
-        content = yaml.safe_load(path.read_text())
-        stream = next((entry["override /data"] for entry in content.get("defaults", []) if "override /data" in entry), None)
-        grids = grids_of(content["hydra"]["sweeper"]["params"])
-        for grid in grids if stream else []:
+    for sweep in map(sweeps.read, sweeps.names()):
+        for grid in sweep.grids if sweep.data else []:
             for values in product(*grid.values()):
                 told = dict(zip(grid, values, strict=True))
-                name = "_".join(filter(None, (stream, told.get("data.scenario"), told.get("cl"))))
-                yield name, (f"+table={path.stem}", *(f"{key}={value}" for key, value in told.items()))
+                overrides = (f"{key}={value}" for key, value in told.items())
+                yield sweeps.published_name(sweep.data, told), (f"+table={sweep.name}", *overrides)
 
 
 def _finite(value: float | None) -> float | None:

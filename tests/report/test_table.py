@@ -5,12 +5,12 @@ import json
 from io import StringIO
 
 import pytest
-import yaml
 
-from metarun.config import ConfigError
-from metarun.report import table as tables
+from metarun.config import CONFIGS, ConfigError
+from metarun.report import render, sweeps
 from metarun.report.runs import Run, collect
-from metarun.report.table import Measure, make, mean_of
+from metarun.report.scores import Measure, mean_of, score
+from metarun.report.table import make
 
 
 def write(path, said, status="finished", **results):
@@ -38,7 +38,7 @@ def paper(path, name, seed, mean, ci95=0.005, budget=None, changed=None, **more)
 
 def lines(name, folder):
     """Its rows by their labels, cells by head."""
-    text = make(name, collect([folder])).markdown().partition("\n\n")[0]
+    text = render.markdown(make(name, collect([folder]))).partition("\n\n")[0]
     heads, _, *rows = [[part.strip(" `") for part in line[1:-1].split(" | ")] for line in text.splitlines()]
     return [dict(zip(heads, row, strict=True)) for row in rows]
 
@@ -166,7 +166,7 @@ def test_scores_by_length(tmp_path):
 
 def test_the_files(tmp_path):
     paper(tmp_path / "runs", "maml_omniglot_5way_1shot", 0, 0.98)
-    written = make("maml_omniglot", collect([tmp_path / "runs"])).save(tmp_path / "out")
+    written = render.save(make("maml_omniglot", collect([tmp_path / "runs"])), tmp_path / "out")
     assert [path.name for path in written] == [f"maml_omniglot.{ending}" for ending in ("md", "tex", "csv", "png")]
     first, *_ = csv.DictReader(StringIO((tmp_path / "out/maml_omniglot.csv").read_text()))
     cells = ("measured", "published", "published ci95", "margin", "verdict", "seeds wanted")
@@ -182,7 +182,7 @@ def test_the_picture_of_a_table_with_published_figures(tmp_path):
     for seed, mean in enumerate([0.98, 0.99, 0.985]):
         paper(tmp_path, "maml_omniglot_5way_1shot", seed, mean)
     paper(tmp_path, "maml_omniglot_20way_1shot", 0, 0.9, budget={"name": "short", "share": 0.1})
-    (ax,) = make("maml_omniglot", collect([tmp_path])).picture().axes
+    (ax,) = render.picture(make("maml_omniglot", collect([tmp_path]))).axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["maml omniglot 5way_1shot", "maml omniglot 20way_1shot (short)"]
     assert ax.get_xlabel() == "accuracy, %, 95 % interval"
     points = [(container[0].get_xdata()[0], container[2][0].get_segments()[0]) for container in ax.containers]
@@ -199,12 +199,12 @@ def test_the_picture_of_a_table_of_streams_is_its_matrices(tmp_path):
     merit(tmp_path, {**said, "cl": "none"}, 1, [[2.0, 4.0], [1.0, 2.0], [1.0, 3.0]])
     merit(tmp_path, {**said, "cl": "ewc"}, 0, [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]])
     table = make("continual_meta", collect([tmp_path]))
-    first, second, bar = table.picture().axes
+    first, second, bar = render.picture(table).axes
     assert {first.get_title(), second.get_title()} == {"none", "ewc"}
     by_name = {ax.get_title(): ax.get_images()[0].get_array().tolist() for ax in (first, second)}
     assert by_name == {"none": [[3.0, 4.0], [1.0, 3.0], [2.0, 2.0]], "ewc": [[4.0, 4.0], [1.0, 4.0], [2.0, 2.0]]}
     assert bar.get_ylabel() == "mse"
-    assert make("continual_meta", []).picture() is None
+    assert render.picture(make("continual_meta", [])) is None
 
 
 def test_mistakes_are_said(tmp_path):
@@ -224,12 +224,12 @@ def test_means_by_hand():
 
 
 def test_every_cell_of_every_table_is_a_choice():
-    for path in (tables.CONFIGS / "table").glob("*.yaml"):
-        for grid in tables.grids_of(yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]):
+    for name in sweeps.names():
+        for grid in sweeps.read(name).grids:
             for group, values in grid.items():
-                if (tables.CONFIGS / group).is_dir():
+                if (CONFIGS / group).is_dir():
                     for value in values:
-                        assert (tables.CONFIGS / group / f"{value}.yaml").is_file(), (path.stem, value)
+                        assert (CONFIGS / group / f"{value}.yaml").is_file(), (name, value)
 
 
 NOTES = [
@@ -275,7 +275,7 @@ def test_the_whole_text_of_a_table(sine):
     ]
     looks = [(algo, step) for algo in ("maml", "maml", "finetune") for step in (1, 5, 10)]
     lines = [heads, ["---"] * 17, *([f"`{algo}`", f"`step {step}`", *row] for (algo, step), row in zip(looks, rows, strict=True))]
-    assert sine.markdown().splitlines() == [
+    assert render.markdown(sine).splitlines() == [
         *("| " + " | ".join(line) + " |" for line in lines),
         "",
         *(f"- {note}" for note in NOTES),
@@ -284,7 +284,7 @@ def test_the_whole_text_of_a_table(sine):
 
 
 def test_the_whole_tabular(sine):
-    lines = sine.latex().splitlines()
+    lines = render.latex(sine).splitlines()
     assert lines[:6] == [f"% {sine.title}", *(f"% {note}" for note in NOTES), r"\begin{tabular}{lllllllllllllllll}"]
     assert lines[6] == r"\toprule"
     assert lines[7].startswith(r"algo & look & measured & over tasks & published & difference & margin & verdict & seeds")
@@ -295,17 +295,17 @@ def test_the_whole_tabular(sine):
     )
     assert r" & smoke & \texttt{algo.inner\_lr=0.1} & abc & cpu \\" in lines[12]
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
-    assert sine.latex().endswith("\\end{tabular}\n")
+    assert render.latex(sine).endswith("\\end{tabular}\n")
 
 
 def test_what_latex_would_read_is_escaped():
-    assert tables._latex("50 % of A_B & C #1, ± 2 \\") == r"50 \% of A\_B \& C \#1, $\pm$ 2 \textbackslash{}"
-    assert tables._latex("`a_b` and `c`") == r"\texttt{a\_b} and \texttt{c}"
-    assert tables._latex(Measure(98.7, 0.4, 1, mark=" ?")) == r"$98.7 \pm 0.4$ ?"
+    assert render._latex("50 % of A_B & C #1, ± 2 \\") == r"50 \% of A\_B \& C \#1, $\pm$ 2 \textbackslash{}"
+    assert render._latex("`a_b` and `c`") == r"\texttt{a\_b} and \texttt{c}"
+    assert render._latex(Measure(98.7, 0.4, 1, mark=" ?")) == r"$98.7 \pm 0.4$ ?"
 
 
 def test_the_whole_csv(sine):
-    first, *rows = sine.csv().splitlines()
+    first, *rows = render.csv(sine).splitlines()
     assert first == (
         "algo,look,measured,measured ci95,over tasks,published,published ci95,difference,difference ci95,margin,verdict,seeds,"
         "seeds wanted,state,test tasks,updates,budget,changed,commit,device"
@@ -314,12 +314,12 @@ def test_the_whole_csv(sine):
     assert rows[2] == 'maml,step 10,,,,0.35,,,,0.035,,2,,,"6,000",100,full,,abc,cpu'
     assert rows[3] == "maml,step 1,2,,0.500,0.67,,1.33,,0.067,other protocol,1,,,20,100,smoke,algo.inner_lr=0.1,abc,cpu"
     assert rows[6].startswith("finetune,step 1,1 diverged (at update 3),,,2.41,")
-    assert sine.csv().endswith("\n")
-    assert "\r" not in sine.csv()
+    assert render.csv(sine).endswith("\n")
+    assert "\r" not in render.csv(sine)
 
 
 def test_the_picture_of_errors_names_them(sine):
-    (ax,) = sine.picture().axes
+    (ax,) = render.picture(sine).axes
     assert ax.get_xlabel() == "mean squared error, 95 % interval"
     names = [text.get_text() for text in ax.get_yticklabels()]
     assert names == ["maml sine 5shot step 1", "maml sine 5shot step 5", "maml sine 5shot step 1 (smoke) algo.inner_lr=0.1"]
@@ -330,9 +330,9 @@ def test_a_table_without_published_figures_has_no_notes(tmp_path):
     merit(tmp_path, said, 0, [[4.0, 4.0], [1.0, 4.0], [3.0, 1.0]])
     table = make("orders", collect([tmp_path]))
     assert table.notes == []
-    assert table.markdown().splitlines()[-1].startswith("| `active` | ")  # and no empty line after it
+    assert render.markdown(table).splitlines()[-1].startswith("| `active` | ")  # and no empty line after it
     (tmp_path / "out").mkdir()
-    assert table.save(tmp_path / "out")[0].read_text() == table.markdown() + "\n"
+    assert render.save(table, tmp_path / "out")[0].read_text() == render.markdown(table) + "\n"
 
 
 def test_the_later_folder_of_a_seed_counts(tmp_path):
@@ -351,10 +351,8 @@ def test_intervals_over_tasks_are_those_of_the_figure_itself():
         "by_step": [{"step": 3, "mean": None, "ci95": None}, {"step": 5, "mean": 1, "ci95": 2}],
     }
     stream = {"acc": 0.5, "bwt": -0.25, "R": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "online": None}
-    run = Run(tables.CONFIGS, {"test": test, "continual": stream}, {})
-    found = {
-        name: tables.score(run, name) for name in ("test", "step 5", "step 4", "acc", "bwt", "last stage", "online", "forgetting")
-    }
+    run = Run(CONFIGS, {"test": test, "continual": stream}, {})
+    found = {name: score(run, name) for name in ("test", "step 5", "step 4", "acc", "bwt", "last stage", "online", "forgetting")}
     assert found == {
         "test": (0.5, 0.1),
         "step 5": (1, 2),
@@ -365,7 +363,7 @@ def test_intervals_over_tasks_are_those_of_the_figure_itself():
         "online": (None, None),
         "forgetting": (None, None),
     }
-    assert str(tables.score(run, "step 3")[0]) == "nan"
-    plain = Run(tables.CONFIGS, {"test": {"accuracy": {"mean": 0.5, "ci95": None}}}, {})
-    assert tables.score(plain, "test") == (50.0, None)
-    assert tables.score(plain, "last stage") == tables.score(plain, "length 5") == tables.score(plain, "acc") == (None, None)
+    assert str(score(run, "step 3")[0]) == "nan"
+    plain = Run(CONFIGS, {"test": {"accuracy": {"mean": 0.5, "ci95": None}}}, {})
+    assert score(plain, "test") == (50.0, None)
+    assert score(plain, "last stage") == score(plain, "length 5") == score(plain, "acc") == (None, None)

@@ -13,8 +13,9 @@ from metarun.metric import ACCURACY, MSE
 from metarun.report.protocol import row
 from metarun.report.published import Published, published
 from metarun.report.runs import collect
+from metarun.report.scores import Measure
 from metarun.report.statistics import over_seeds
-from metarun.report.table import Measure, make
+from metarun.report.table import make
 from metarun.report.verdict import margin, seeds_wanted, verdict
 
 

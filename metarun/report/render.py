@@ -1,0 +1,112 @@
+"""A table as Markdown, LaTeX, CSV and a picture. Imports no torch."""
+
+import csv as csv_format
+import io
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metarun.files import replacing
+from metarun.report import figures
+from metarun.report.rows import Row
+from metarun.report.scores import Cell, Measure
+from metarun.report.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save(table: Table, folder: Path) -> list[Path]:
+    """Write ``table`` to ``folder`` in all formats → the files."""
+    written = []
+    for ending, content in {"md": markdown(table) + "\n", "tex": latex(table), "csv": csv(table)}.items():
+        path = folder / f"{table.name}.{ending}"
+        with replacing(path) as file:
+            file.write(content.encode())
+        written.append(path)
+    drawn = picture(table)
+    if drawn is not None:
+        written.append(folder / f"{table.name}.png")
+        figures.save(drawn, written[-1])
+        figures.close(drawn)
+    return written
+
+
+def markdown(table: Table) -> str:
+    """A table of pipes, and the notes as a list below it."""
+    lines: list[list[str]] = [table.heads, ["---"] * len(table.heads)]
+    lines += [[cell if isinstance(cell, str) else cell.text() for cell in line] for line in table.lines]
+    notes = ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + notes)
+
+
+def latex(table: Table) -> str:
+    """A `tabular` with the rules of booktabs; title and notes as comments above it."""
+    rows: list[list[Cell]] = [[*table.heads], *table.lines]
+    lines = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in rows]
+    body = [rf"\begin{{tabular}}{{{'l' * len(table.heads)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([f"% {table.title}", *(f"% {note}" for note in table.notes), *body, r"\end{tabular}", ""])
+
+
+def csv(table: Table) -> str:
+    """A measure takes two columns: mean and interval."""
+    measures = [any(isinstance(line[i], Measure) for line in table.lines) for i in range(len(table.heads))]
+    text = io.StringIO()
+    writer = csv_format.writer(text, lineterminator="\n")
+    heads = ([head, f"{head} ci95"] if two else [head] for head, two in zip(table.heads, measures, strict=True))
+    writer.writerow([name for names in heads for name in names])
+    for line in table.lines:
+        writer.writerow([part for cell, two in zip(line, measures, strict=True) for part in _parts(cell, two)])
+    return text.getvalue()
+
+
+def picture(table: Table) -> "Figure | None":
+    """Measured and published figures of every row, or the matrices R where nothing is published; None: nothing to draw."""
+    rows = [row for row in table.rows if row.runs]
+    if not rows:
+        return None
+    return _beside_published(rows) if any(row.published for row in table.rows) else _matrices(rows)
+
+
+def _beside_published(rows: list[Row]) -> "Figure":
+    found = {}
+    for row in rows:
+        measured = row.over_seeds(row.look)
+        if isinstance(measured, Measure):
+            ci = measured.ci95 if measured.ci95 is not None else row.over_tasks
+            published = row.published and (row.published.value, row.published.ci95)
+            budget = "" if row.budget == "full" else f"({row.budget})"
+            found[" ".join(filter(None, (*row.labels, budget, row.changed)))] = (measured.mean, ci, published)
+    return figures.beside_published(found, rows[0].metric)
+
+
+def _matrices(rows: list[Row]) -> "Figure | None":
+    """R over seeds, a row of panels for each setting; None: the runs have one stage."""
+    means: dict[str, dict[str, list[list[float]]]] = defaultdict(dict)
+    metrics = {}
+    for row in rows:
+        R = [run.results["continual"]["R"] for run in row.runs if run.results["continual"]]
+        if R:
+            *setting, method = row.labels
+            title = "\n".join(filter(None, (*setting, *row.changed.split())))
+            means[title][method] = np.mean(np.array(R, np.float64), 0).tolist()
+            metrics[title] = row.metric
+    return figures.stage_matrices(means, metrics) if means else None
+
+
+def _latex(cell: Cell) -> str:
+    if isinstance(cell, Measure):
+        return f"${cell.text(chr(92) + 'pm').removesuffix(cell.mark)}${cell.mark}"
+    for plain, escaped in {"\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"}.items():
+        cell = cell.replace(plain, escaped)
+    parts = cell.split("`")
+    return "".join(rf"\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
+
+
+def _parts(cell: Cell, two: bool) -> list[str]:
+    if isinstance(cell, Measure):
+        return [f"{cell.mean:.6g}", "" if cell.ci95 is None else f"{cell.ci95:.6g}"]
+    plain = cell.replace("`", "").removeprefix("± ")
+    return [plain, ""] if two else [plain]
