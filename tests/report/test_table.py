@@ -280,7 +280,7 @@ def test_the_whole_text_of_a_table(sine):
         "",
         *(f"- {note}" for note in NOTES),
     ]
-    assert sine.title == "MAML on sine waves beside pre-training (Finn et al. 2017, table 2)"
+    assert sine.title == "MAML on sine waves against pre-training (Finn et al. 2017, table 2)"
 
 
 def test_the_whole_tabular(sine):
