@@ -10,8 +10,8 @@ from functools import cache, partial
 from itertools import product
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from runs import composed
 
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build, config_parameters
@@ -40,12 +40,6 @@ REFUSED = {  # algorithm, data and model: why not
     r"supervised (?!sine|linear|split|permuted|rotated).*": "needs classes that are the same in every task",
     r"(?!supervised)\w+ (split|permuted|rotated)_\w+ .*": "gives single examples",
 }
-
-
-@cache
-def composed(*said: str):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return compose("config", list(said))
 
 
 @cache

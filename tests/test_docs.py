@@ -1,14 +1,13 @@
 """The code in the documentation is run, not believed."""
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from runs import composed, results
 
 from metarun import choices, cli
 from metarun.config import CONFIGS
@@ -17,6 +16,8 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+OF_IMAGES = ("trainer.iterations=60", "trainer.val_tasks=10", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8")
+OF_WAVES = ("trainer.iterations=20", "trainer.val_tasks=10", "trainer.test_tasks=10")
 OWN = {"ridge", "arrays", "mine", "freeze", "absolute_sine"}
 """Choices of a user's own in the examples."""
 
@@ -38,18 +39,17 @@ def first_values(arguments: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_compose(page):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        for arguments in commands(page):
-            first, *others = arguments or [""]
-            if first == "report":
-                names = others[others.index("--table") + 1 :][:1] if "--table" in others else []
-                assert all((CONFIGS / "table" / f"{name}.yaml").is_file() for name in names)
-                continue
-            said = [a for a in (others if first in cli.COMMANDS else arguments) if "=" in a]
-            if first == "eval":
-                said += ["algo=maml"] + ["data=omniglot"] * (not any(a.startswith("data=") for a in said))
-            if not OWN & {word for a in said for word in re.split(r"\W", a)}:
-                compose("config", first_values(said), return_hydra_config=True)
+    for arguments in commands(page):
+        first, *others = arguments or [""]
+        if first == "report":
+            names = others[others.index("--table") + 1 :][:1] if "--table" in others else []
+            assert all((CONFIGS / "table" / f"{name}.yaml").is_file() for name in names)
+            continue
+        said = [a for a in (others if first in cli.COMMANDS else arguments) if "=" in a]
+        if first == "eval":
+            said += ["algo=maml"] + ["data=omniglot"] * (not any(a.startswith("data=") for a in said))
+        if not OWN & {word for a in said for word in re.split(r"\W", a)}:
+            composed(*first_values(said), hydra_part=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -83,9 +83,8 @@ def save_images(folder):
 def test_a_data_set_of_ones_own(written):
     save_images(written.folder)
     assert len(blocks("adding.md")["mydata.py"].splitlines()) < 40
-    short = ("trainer.iterations=60", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8")
-    written("algo=protonet", "data=arrays", "data.path=images.npz", "hydra.run.dir=run", *short)
-    accuracy = json.loads((written.folder / "run/results.json").read_text())["test"]["accuracy"]["mean"]
+    written("algo=protonet", "data=arrays", "data.path=images.npz", "hydra.run.dir=run", *OF_IMAGES)
+    accuracy = results(written.folder / "run")["test"]["accuracy"]["mean"]
     assert accuracy > 0.3  # a class is a shade of grey: easier than chance
     assert written("show", "data=arrays", "data.path=images.npz").stdout == "outputs/show/arrays.png\n"
     assert (written.folder / "outputs/show/arrays.png").read_bytes().startswith(b"\x89PNG")
@@ -98,15 +97,14 @@ def test_a_data_set_of_ones_own(written):
 def test_an_algorithm_of_ones_own(written):
     save_images(written.folder)
     assert len(blocks("adding.md")["ridge.py"].splitlines()) < 40
-    short = ("trainer.iterations=60", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8")
     of_images = ("algo=ridge", "data=arrays", "data.path=images.npz")
     accuracies = {}
     for mode in ("running", "transductive", "support"):
-        written(*of_images, f"algo.batch_norm={mode}", *short, f"hydra.run.dir={mode}")
-        results = json.loads((written.folder / mode / "results.json").read_text())
-        accuracies[mode] = results["test"]["accuracy"]["mean"]
+        written(*of_images, f"algo.batch_norm={mode}", *OF_IMAGES, f"hydra.run.dir={mode}")
+        found = results(written.folder / mode)
+        accuracies[mode] = found["test"]["accuracy"]["mean"]
         assert accuracies[mode] > 0.3  # chance is 0.2
-        assert results["protocol"]["batch_norm"] == mode
+        assert found["protocol"]["batch_norm"] == mode
     assert len(set(accuracies.values())) == 3
     assert "algo.penalty=-1.0: expected a number above 0" in written(*of_images, "algo.penalty=-1", status=2).stderr
 
@@ -124,40 +122,40 @@ def test_a_kind_of_ones_own(written, monkeypatch):
     for seed in (0, 1):
         said = written(*short, f"seed={seed}", f"hydra.run.dir=runs/{seed}").stdout
     assert "mean absolute error, mean ± 95 % interval over tasks (median)" in said
-    results = json.loads((written.folder / "runs/0/results.json").read_text())
-    assert results["metric"]["name"] == "mae"
-    assert results["task"]["kind"] == "absolute_error"
+    found = results(written.folder / "runs/0")
+    assert found["metric"]["name"] == "mae"
+    assert found["task"]["kind"] == "absolute_error"
     scores = np.load(written.folder / "runs/0/test.npz")["scores"][0, 1]
-    assert results["test"]["mae"]["mean"] == pytest.approx(scores.mean())
-    assert results["test"]["steps"]["chosen_by"] == "trained"
-    before, after = (row["mean"] for row in results["test"]["by_step"][:2])
+    assert found["test"]["mae"]["mean"] == pytest.approx(scores.mean())
+    assert found["test"]["steps"]["chosen_by"] == "trained"
+    before, after = (row["mean"] for row in found["test"]["by_step"][:2])
     assert after < before
-    assert results["validation"].keys() == {"mae"}
+    assert found["validation"].keys() == {"mae"}
     monkeypatch.setenv("METARUN_PACKAGES", "absolute")  # code of a run directory is not trusted otherwise
     again = written("eval", "runs/0", "data.shots=20").stdout
     assert "The run itself: mae" in again
     written(*short, "cl=ewc", "data.stages=2", "trainer.report_steps=validation", "hydra.run.dir=runs/stages")
-    stream = json.loads((written.folder / "runs/stages/results.json").read_text())
+    stream = results(written.folder / "runs/stages")
     assert stream["continual"]["acc"] == pytest.approx(-stream["test"]["mae"]["mean"])  # lower is better
 
     (written.folder / "absolute.py").unlink()
     written("report", "runs")
     page = (written.folder / "outputs/report/report.html").read_text()
     assert "Curves: mean absolute error" in page
-    means = [json.loads((written.folder / f"runs/{n}/results.json").read_text())["test"]["mae"]["mean"] for n in (0, 1)]
+    means = [results(written.folder / f"runs/{n}")["test"]["mae"]["mean"] for n in (0, 1)]
     assert f"{np.mean(means):.3f} ± " in page
 
 
 def test_a_network_of_ones_own(written):
-    written("model=tiny", "trainer.iterations=20", "trainer.test_tasks=10", "trainer.figures=false", "hydra.run.dir=run")
-    assert json.loads((written.folder / "run/results.json").read_text())["model"] == "tiny"
+    written("model=tiny", *OF_WAVES, "trainer.figures=false", "hydra.run.dir=run")
+    assert results(written.folder / "run")["model"] == "tiny"
 
 
 def test_a_continual_method_of_ones_own(written):
-    written("data=sine", "cl=freeze", "data.stages=2", "trainer.iterations=20", "trainer.test_tasks=10", "hydra.run.dir=run")
-    results = json.loads((written.folder / "run/results.json").read_text())
-    assert results["cl"] == "freeze"
-    assert results["continual"]["options"]["weights"] == ["network.layers.0.*"]
+    written("data=sine", "cl=freeze", "data.stages=2", *OF_WAVES, "hydra.run.dir=run")
+    found = results(written.folder / "run")
+    assert found["cl"] == "freeze"
+    assert found["continual"]["options"]["weights"] == ["network.layers.0.*"]
     assert {"R.png", "stages.png"} <= {path.name for path in (written.folder / "run/figures").iterdir()}
 
 

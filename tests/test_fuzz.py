@@ -8,14 +8,12 @@ from functools import cache
 
 import pooch
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from runs import composed, trained
 
-from metarun import choices
 from metarun.config import CONFIGS
-from metarun.run import run
 from metarun.tracking import flat
 
 # A logging configuration that fails half way leaves its log file open, as the interpreter ends anyway.
@@ -39,11 +37,7 @@ SECONDS = 20
 
 @cache
 def keys() -> list[str]:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        found = [
-            compose("config", said.split())
-            for said in ("", "cl=ewc data=sine_stream", "algo=metalearner", "algo=taskembed", "cl=replay")
-        ]
+    found = [composed(*said.split()) for said in ("", "cl=ewc data=sine_stream", "algo=metalearner", "algo=taskembed", "cl=replay")]
     named = {key for config in found for key in flat(OmegaConf.to_container(config, resolve=False))}
     return sorted({*named, *(key.rpartition(".")[0] for key in named if "." in key)})
 
@@ -190,8 +184,7 @@ def overrides(draw) -> str:
 
 @cache
 def keys_of(base: str) -> list[str]:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return sorted(flat(OmegaConf.to_container(compose("config", choices.spread(base.split())), resolve=False)))
+    return sorted(flat(OmegaConf.to_container(composed(*base.split()), resolve=False)))
 
 
 @st.composite
@@ -301,11 +294,7 @@ def test_a_mistake_of_another_command_is_one_line(ended, said):
 def finished(tmp_path_factory):
     """A finished run, for what `metarun eval` may be told of it."""
     folder = tmp_path_factory.mktemp("finished")
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose("config", [*SHORT, "model.widths=[4]"])
-    (folder / ".hydra").mkdir()
-    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
-    run(config, {"algo": "maml", "data": "sine", "model": "mlp", "cl": "none"}, folder)
+    trained(folder, *SHORT, "model.widths=[4]")
     return folder
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from runs import run_in, weights
+from runs import composed, run_in, weights
 
 import metarun
 from metarun import choices
-from metarun.config import CONFIGS, LATER
+from metarun.config import LATER
 from metarun.report import page
 from metarun.report.runs import collect
 from metarun.use import evaluate
@@ -39,16 +38,14 @@ def finished(old):
 
 def test_its_command_finds_it(old):
     """New keys, at the values that are as before, have not changed the folder's name."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose("config", SAID, return_hydra_config=True)
+    config = composed(*SAID, hydra_part=True)
     assert choices.run_name(_root_=config) == str(finished(old)[0].relative_to(old))
 
 
 @pytest.mark.parametrize(("node", "key"), [(node, key) for node, keys in LATER.items() for key in keys])
 def test_a_key_that_came_later_leaves_the_folders_name(node, key):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        said = ["algo=metalearner", "data=omniglot", "cl=si", "+cl@cl.also.si=si", "trainer.report_steps=last"]
-        now = compose("config", said, return_hydra_config=True)
+    said = ["algo=metalearner", "data=omniglot", "cl=si", "+cl@cl.also.si=si", "trainer.report_steps=last"]
+    now = composed(*said, hydra_part=True)
     before, changed = now.copy(), now.copy()
     *path, last = f"{node}.{key}".split(".")
     for config in (before, changed):

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from runs import composed
 
 from metarun.algo.algorithm import Algorithm
 from metarun.build import build, config_parameters
@@ -25,10 +25,8 @@ IMAGES = {"omniglot": ((1, 28, 28), 20), "miniimagenet": ((3, 84, 84), 600), "ci
 """Shape of an image, and images of a class."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def configs():
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        yield
+each_row = pytest.mark.parametrize("name", PAPERS, scope="module")
+"""All tests of a row follow one another, so that a worker composes it once."""
 
 
 def text_of(group: str, name: str) -> str:
@@ -49,9 +47,9 @@ def spec_of(data) -> TaskSpec:
     return TaskSpec(CLASSIFICATION, IMAGES[name][0], data.ways, data.train_ways or data.ways, name, 64)
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@each_row
 def test_a_row_builds(name):
-    config = compose("config", [f"+paper={name}"], return_hydra_config=True)
+    config = composed(f"+paper={name}", hydra_part=True)
     algo, data, ways, shots, transductive = NAME.fullmatch(name).groups()
     choices = config.hydra.runtime.choices
     learner = config.algo.network if choices.algo == "metalearner" else choices.algo
@@ -81,7 +79,7 @@ def test_a_row_builds(name):
         scheduler.step()
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@each_row
 def test_a_row_is_told(name):
     first, title, *rest = text_of("paper", name).splitlines()
     assert first == "# @package _global_"
@@ -109,10 +107,10 @@ WORK += ("nonfinite", "deterministic", "precision")
 """Of memory, of streams that no row has, and of how a run guards itself."""
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@each_row
 def test_a_row_says_all_of_its_protocol(name):
     """`algo/` and `presets/` apply before a row and suit small budgets: a row leaves no key of its protocol to them."""
-    config = compose("config", [f"+paper={name}"])
+    config = composed(f"+paper={name}", hydra_part=True)
     protocol, said = protocol_of(config), said_by(name)
     assert protocol.keys() - said.keys() == set()
     assert protocol == {key: said[key] for key in protocol}
@@ -123,10 +121,10 @@ TENSORFLOW = ("maml", "fomaml", "anil", "reptile")
 TORCH7 = ("metalstm_miniimagenet", "finetune_miniimagenet", "nearest_miniimagenet", "matchingnet_miniimagenet")
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@each_row
 def test_a_row_has_its_released_codes_details(name):
     """A second statement of what the released codes say, independent of the rows."""
-    config = compose("config", [f"+paper={name}"])
+    config = composed(f"+paper={name}", hydra_part=True)
     algo, data = name.split("_")[:2]
     clip = {"metalstm": 0.25, "relationnet": 0.5}.get(algo)
     clip_value = 10.0 if algo in ("maml", "fomaml", "anil", "mamlpp", "cavia") and data in ("miniimagenet", "cifarfs") else None

@@ -53,9 +53,9 @@ def test_what_a_guide_names_is_there(guide):
 
 def test_the_map_of_the_tests_is_whole():
     named = (ROOT / "tests/README.md").read_text()
-    folders = [f"tests/{path.parent.name}/" for path in (ROOT / "tests").glob("*/test_*.py")]
-    files = [f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")]
-    assert not [name for name in {*folders, *files} if f"`{name}`" not in named]
+    folders = {f"tests/{path.parent.name}/" for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert not [name for name in folders if f"`{name}`" not in named]
+    assert all(path.read_text().startswith('"""') for path in (ROOT / "tests").rglob("test_*.py"))
 
 
 def test_the_package_tells_type_checkers_that_it_is_typed():

@@ -1,6 +1,5 @@
 """Learners of finished runs: tested otherwise, and given tasks of one's own."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
+from runs import results, trained
 
 import metarun
-from metarun.choices import spread
-from metarun.config import CONFIGS, ConfigError
+from metarun.config import ConfigError
 from metarun.data.folder import Folder
-from metarun.run import run
+from metarun.tracking import RunFolder
 from metarun.use import evaluate
 
 ROOTS = [root for root in os.environ.get("METARUN_DATA", "").split(os.pathsep) if root]
@@ -30,18 +27,14 @@ SHORT = (
 )
 
 
-def trained(path, algo, data, *overrides):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose("config", spread([f"algo={algo}", f"data={data}", *overrides, *SHORT]))
-    (path / ".hydra").mkdir(parents=True)
-    OmegaConf.save(config, path / ".hydra/config.yaml")
-    run(config, {"algo": algo, "data": data, "cl": "none", "model": "any"}, path)
+def run_of(path, algo, data, *overrides):
+    trained(path, f"algo={algo}", f"data={data}", *overrides, *SHORT)
     return path
 
 
 @pytest.fixture(scope="module")
 def sine(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("sine"), "maml", "sine", "trainer.iterations=400", "algo.test_steps=3")
+    return run_of(tmp_path_factory.mktemp("sine"), "maml", "sine", "trainer.iterations=400", "algo.test_steps=3")
 
 
 def shades(path, size, mode):
@@ -60,7 +53,7 @@ def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("images")
     size = ("data.size=16", "data.channels=1", "data.ways=2", "data.queries=3", "data.split=[0.5,0.25,0.25]")
     small = ("model.filters=4", "trainer.iterations=30", "trainer.tasks=2")
-    return trained(path / "run", "protonet", "folder", f"data.path={shades(path / 'grey', 16, 'L')}", *size, *small)
+    return run_of(path / "run", "protonet", "folder", f"data.path={shades(path / 'grey', 16, 'L')}", *size, *small)
 
 
 def test_a_test_as_the_run_made_it_gives_the_same_scores(sine, tmp_path):
@@ -69,7 +62,7 @@ def test_a_test_as_the_run_made_it_gives_the_same_scores(sine, tmp_path):
     folder = said.splitlines()[-1]
     with np.load(f"{folder}/test.npz") as again, np.load(sine / "test.npz") as own:
         np.testing.assert_array_equal(again["scores"], own["scores"])
-    found = json.loads(Path(folder, "results.json").read_text())
+    found = results(Path(folder))
     assert found["drop"] == 0.0
     assert "; the same" in said
 
@@ -77,8 +70,8 @@ def test_a_test_as_the_run_made_it_gives_the_same_scores(sine, tmp_path):
 @pytest.mark.parametrize(("algo", "cl"), [("maml", "[ewc,replay]"), ("maml", "heads"), ("maml", "progressive")])
 def test_streams_are_tested_as_they_were_in_the_order_taken(tmp_path, algo, cl):
     stream = ("data.stages=3", "data.stage_by=phase", "trainer.order=random", "seed=1", "trainer.iterations=20")
-    run = trained(tmp_path, algo, "sine", f"cl={cl}", *stream)
-    order = json.loads((run / "results.json").read_text())["continual"]["stages"]
+    run = run_of(tmp_path, algo, "sine", f"cl={cl}", *stream)
+    order = results(run)["continual"]["stages"]
     assert order != sorted(order)
     folder = evaluate(run, []).splitlines()[-1]
     with np.load(f"{folder}/test.npz") as again, np.load(run / "test.npz") as own:
@@ -91,11 +84,11 @@ def test_streams_are_tested_as_they_were_in_the_order_taken(tmp_path, algo, cl):
 
 def test_other_steps_shots_and_tasks(sine):
     folder = evaluate(sine, ["data.shots=5", "algo.test_steps=1", "trainer.test_tasks=7"]).splitlines()[-1]
-    found = json.loads(Path(folder, "results.json").read_text())
+    found = results(Path(folder))
     assert (found["protocol"]["shots"], found["protocol"]["n_test_tasks"], found["test"]["mse"]["n_tasks"]) == (5, 7, 7)
     assert [row["step"] for row in found["test"]["by_step"]] == [0, 1]
     assert found["overrides"] == ["data.shots=5", "algo.test_steps=1", "trainer.test_tasks=7"]
-    assert json.loads((sine / "results.json").read_text())["protocol"]["shots"] == 10  # the run is as it was
+    assert results(sine)["protocol"]["shots"] == 10  # the run is as it was
 
 
 @pytest.mark.parametrize(
@@ -189,10 +182,10 @@ def test_images_are_classified_by_labels_of_any_kind(images):
 
 
 def test_standardised_images_are_so_wherever_a_learner_is_used(images, tmp_path):
-    config = OmegaConf.load(images / ".hydra/config.yaml")
+    config = RunFolder(images).configuration()
     size = [f"data.{key}={config.data[key]}" for key in ("path", "size", "channels", "ways", "queries", "split")]
     small = ("model.filters=4", "trainer.iterations=5", "trainer.tasks=2", "model.standardise=[[0.4],[0.2]]")
-    path = trained(tmp_path / "run", "protonet", "folder", *size, *small)
+    path = run_of(tmp_path / "run", "protonet", "folder", *size, *small)
     said = evaluate(path, [])
     with np.load(f"{said.splitlines()[-1]}/test.npz") as again, np.load(path / "test.npz") as own:
         np.testing.assert_array_equal(again["scores"], own["scores"])
@@ -212,19 +205,17 @@ def test_standardised_images_are_so_wherever_a_learner_is_used(images, tmp_path)
 def test_other_images_are_brought_to_the_runs_shape(images, tmp_path):
     path = shades(tmp_path / "colour", 24, "RGB")
     folder = evaluate(images, ["data=folder", f"data.path={path}", "data.split=[0.5,0.25,0.25]", "data.ways=3"]).splitlines()[-1]
-    found = json.loads(Path(folder, "results.json").read_text())
+    found = results(Path(folder))
     assert (found["task"]["input_shape"], found["protocol"]["ways"], found["protocol"]["queries"]) == ([1, 16, 16], 3, 3)
-    assert found["drop"] == pytest.approx(
-        json.loads((images / "results.json").read_text())["test"]["accuracy"]["mean"] - found["test"]["accuracy"]["mean"]
-    )
+    assert found["drop"] == pytest.approx(results(images)["test"]["accuracy"]["mean"] - found["test"]["accuracy"]["mean"])
 
 
 def recorded(said):
-    return json.loads(Path(said.splitlines()[-1], "results.json").read_text())
+    return results(Path(said.splitlines()[-1]))
 
 
 def test_a_test_on_training_images_is_refused_unless_allowed(images):
-    own = json.loads((images / "results.json").read_text())
+    own = results(images)
     assert (own["tested"]["classes"], own["tested"]["overlap"]["images"]) == (3, 0)
     line = r"data: \d of the 3 test classes \(\d+ of 18 images\) were in the run's training set; .* add overlap=allow"
     with pytest.raises(ConfigError, match=line) as caught:
@@ -249,7 +240,7 @@ def test_training_images_are_found_where_results_do_not_record_them(images):
 @pytest.mark.parametrize("fixture", ["sine", "images"])
 def test_another_seed_draws_other_test_tasks_of_the_same_split(fixture, request):
     run = request.getfixturevalue(fixture)
-    own = json.loads((run / "results.json").read_text())
+    own = results(run)
     found = recorded(evaluate(run, ["seed=7"]))
     assert found["tested"]["digest"] != own["tested"]["digest"]
     assert found["tested"]["train"] == own["tested"]["train"]
@@ -260,8 +251,8 @@ def test_another_seed_draws_other_test_tasks_of_the_same_split(fixture, request)
 @pytest.mark.skipif(not any((Path(root) / "mnist").is_dir() for root in ROOTS), reason="needs mnist")
 def test_another_seed_keeps_the_permutations_of_the_run(tmp_path):
     size = ("data.stages=2", "trainer.iterations=150", "trainer.tasks=32", "model=mlp", "model.widths=[100]")
-    run = trained(tmp_path / "run", "supervised", "permuted_mnist", *size, "trainer.test_tasks=200", "seed=3")
-    own = json.loads((run / "results.json").read_text())["test"]["accuracy"]["mean"]
+    run = run_of(tmp_path / "run", "supervised", "permuted_mnist", *size, "trainer.test_tasks=200", "seed=3")
+    own = results(run)["test"]["accuracy"]["mean"]
     found = recorded(evaluate(run, ["seed=4"]))["test"]["accuracy"]["mean"]
     assert own > 0.5  # with permutations of another seed it would be at chance, 0.1
     assert found == pytest.approx(own, abs=0.06)
@@ -275,9 +266,9 @@ def test_what_is_better_is_called_better(sine):
 
 
 def test_a_head_has_as_many_outputs_as_it_was_trained_with(tmp_path, images):
-    data = OmegaConf.load(images / ".hydra/config.yaml").data.path
+    data = RunFolder(images).configuration().data.path
     size = ("data.size=16", "data.channels=1", "data.ways=3", "data.queries=3", "data.split=[0.5,0.25,0.25]")
-    path = trained(tmp_path / "run", "maml", "folder", f"data.path={data}", *size, "model.filters=4", "trainer.iterations=2")
+    path = run_of(tmp_path / "run", "maml", "folder", f"data.path={data}", *size, "model.filters=4", "trainer.iterations=2")
     with pytest.raises(ConfigError, match="its weights do not fit this learner, which may have other outputs"):
         evaluate(path, ["data.ways=2"])
     pictures = np.zeros((4, 1, 16, 16))
@@ -293,11 +284,11 @@ def test_torch_is_imported_when_a_learner_is_loaded():
 
 def test_a_run_says_when_its_own_test_has_training_images(tmp_path, images, caplog):
     members = Folder.members
-    path = OmegaConf.load(images / ".hydra/config.yaml").data.path
+    path = RunFolder(images).configuration().data.path
     size = ("data.size=16", "data.channels=1", "data.ways=2", "data.queries=3", "data.split=[0.5,0.25,0.25]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Folder, "members", lambda data, split: members(data, "train"))
-        trained(tmp_path / "run", "protonet", "folder", f"data.path={path}", *size, "model.filters=4", "trainer.iterations=2")
+        run_of(tmp_path / "run", "protonet", "folder", f"data.path={path}", *size, "model.filters=4", "trainer.iterations=2")
     assert "Not a test on unseen classes: 6 of the 6 test classes (36 of 36 images)" in caplog.text
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 
 from metarun.build import build
-from metarun.config import CONFIGS
 from metarun.data.curves import CurveTasks
 from metarun.data.images import Classes, ImageTasks
 from metarun.data.mnist import permute
@@ -101,8 +100,7 @@ def test_images_are_counted_by_hand():
 
 
 def data_of(*overrides) -> Data:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose("config", list(overrides))
+    config = composed(*overrides)
     return build(config.data, config.seed, key="data", kind=Data)
 
 

@@ -7,15 +7,15 @@ import struct
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from runs import trained
 
 from metarun.cl.method import ContinualMethod
-from metarun.config import CONFIGS, ConfigError
+from metarun.config import ConfigError
 from metarun.data import mnist
 from metarun.data.images import to_shape
 from metarun.data.sequence import Sequence
-from metarun.run import check_stages, run
+from metarun.run import check_stages
 
 CPU = torch.device("cpu")
 
@@ -82,9 +82,7 @@ def test_scores_of_a_data_set_that_comes_again_are_kept(root, tmp_path):
     of = ["algo=protonet", "data=sequence", "data.of=[mnist,mnist]", f"data.root={root}", "data.channels=1", "data.ways=3"]
     small = ["data.queries=4", "model.filters=2", "trainer.iterations=1", "trainer.tasks=1", "trainer.test_tasks=2"]
     off = ["trainer.val_tasks=1", "trainer.order=easy_first", "trainer.figures=false", "trainer.tensorboard=false"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [*of, *small, *off])
-    found = run(config, {"algo": "protonet", "data": "sequence", "model": "conv4", "cl": "none"}, tmp_path / "run")["continual"]
+    found = trained(tmp_path / "run", *of, *small, *off)["continual"]
     names = {"mnist", "mnist #2"}
     assert set(found["stages"]) == names
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -125,12 +123,10 @@ def test_mistakes_are_named(root, keys, message):
 
 def test_omniglot_then_cifar_fs_at_one_size(tmp_path, data_root):
     """Grey and colour, 28 and 32 pixels: one learner goes through both."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        keys = ["algo=protonet", "data=sequence", "data.queries=1", "cl=replay", "cl.size=2", "model.filters=4"]
-        short = ["trainer.iterations=1", "trainer.tasks=1", "trainer.test_tasks=2", "trainer.val_tasks=1", "trainer.threads=1"]
-        config = compose("config", [*keys, *short, "trainer.figures=false", "trainer.tensorboard=false"])
+    keys = ["algo=protonet", "data=sequence", "data.queries=1", "cl=replay", "cl.size=2", "model.filters=4"]
+    short = ["trainer.iterations=1", "trainer.tasks=1", "trainer.test_tasks=2", "trainer.val_tasks=1", "trainer.threads=1"]
     try:
-        found = run(config, {"algo": "protonet", "data": "sequence", "model": "conv4", "cl": "replay"}, tmp_path)
+        found = trained(tmp_path, *keys, *short, "trainer.figures=false", "trainer.tensorboard=false")
     except ConfigError as error:
         pytest.skip(f"no CIFAR-100: {error}")
     assert found["continual"]["stages"] == ["omniglot", "cifarfs"]

@@ -4,10 +4,9 @@ import json
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from runs import composed
 
-from metarun.config import CONFIGS
 from metarun.report.page import methods
 from metarun.report.protocol import choices, departures, row
 from metarun.report.runs import collect
@@ -16,16 +15,10 @@ from metarun.report.table import make
 NAME = "maml_omniglot_20way_1shot"
 
 
-@pytest.fixture(scope="module")
-def composed():
-    """The row's configuration as a run directory keeps it."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return OmegaConf.to_yaml(compose("config", [f"+paper={NAME}"]))
-
-
 @pytest.fixture
-def config(composed):
-    return yaml.safe_load(composed)
+def config():
+    """The row's configuration as a run directory keeps it."""
+    return OmegaConf.to_container(composed(f"+paper={NAME}"))
 
 
 def write(path, config, said=(), seed=0):
