@@ -26,9 +26,9 @@ from metarun.declared import check_names
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.mistakes import in_one_line
 from metarun.model.network import Weights
+from metarun.parts import Parts, build_data, build_learner, build_method
 from metarun.report.summary import describe, figure
-from metarun.rng import derive
-from metarun.run import Parts, build_data, build_method, describe_results, make_network, save_scores, tested
+from metarun.results import before_training, save_scores, tested
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate as scores_of
@@ -287,7 +287,7 @@ def test(
     look = headline.best(validation) if headline.path else headline.place
     choices = {key: known[key] for key in ("algo", "data", "cl", "model")}
     metric = spec.kind.metric
-    results = describe_results(config, choices, parts, tracking.source_digest(config))
+    results = before_training(choices, parts, tracking.source_digest(config))
     results |= {"tested": tested_on, "test": tested(found, metric, headline, look), "train": learner.results["train"]}
     before, after = learner.results["test"][metric.name]["mean"], results["test"][metric.name]["mean"]
     worse = None if before is None or after is None else metric.gain(before, over=after)
@@ -344,9 +344,7 @@ def restored(
         ready: called with the learner and the number of stages begun, before its weights are loaded.
         device: to put it on.
     """
-    torch.manual_seed(derive(config.seed, "initialisation"))
-    network = partial(make_network, config.model, spec)
-    algorithm: Algorithm = build(config.algo, spec, network, key="algo", kind=Algorithm)
+    algorithm = build_learner(config, spec)
     last = learner.last
     begun = last["position"]["started"]
     ready(algorithm.to(device), begun)

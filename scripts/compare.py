@@ -19,7 +19,7 @@ import torch
 
 from metarun.algo.algorithm import recorded_steps
 from metarun.metric import ACCURACY, recorded
-from metarun.run import build_parts
+from metarun.parts import build_parts
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.evaluation import evaluate, summary

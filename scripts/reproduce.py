@@ -29,11 +29,11 @@ from omegaconf import OmegaConf
 
 from metarun.config import CONFIGS, ConfigError
 from metarun.files import replacing
+from metarun.parts import build_parts
 from metarun.report import board
 from metarun.report.records import FINAL, Cell, Record, cells, departures, measure, protocol, read, start, write
 from metarun.report.runs import Run, collect
 from metarun.report.verdict import SEEDS
-from metarun.run import build_parts
 from metarun.trainer.evaluation import work_of
 
 DOCS = Path(__file__).parents[1] / "docs"

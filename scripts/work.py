@@ -35,7 +35,7 @@ from metarun.kinds import CLASSIFICATION, REGRESSION
 from metarun.model.conv4 import Conv4
 from metarun.model.mlp import MLP
 from metarun.model.network import Network
-from metarun.run import build_parts
+from metarun.parts import build_parts
 from metarun.tracking import RunFolder
 from metarun.trainer.evaluation import evaluate
 from metarun.trainer.feed import SAMPLED_VALUES

@@ -16,8 +16,9 @@ from metarun.data.images import Classes, ImageData
 from metarun.data.sine import Sine
 from metarun.data.source import Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes
+from metarun.parts import build_method, make_network
 from metarun.ranks import ALONE
-from metarun.run import build_method, make_network, run
+from metarun.run import run
 from metarun.tracking import RunFolder
 from metarun.trainer.ranks import Lost
 from metarun.trainer.trainer import Trainer

@@ -13,7 +13,7 @@ from metarun.data.images import Classes
 from metarun.data.source import TaskShape
 from metarun.data.stream import ImageStream
 from metarun.model.mlp import MLP
-from metarun.run import build_method
+from metarun.parts import build_method
 from metarun.signals import Interrupted, Signals
 from metarun.tracking import RunFolder
 from metarun.trainer.draws import Draws

@@ -21,7 +21,7 @@ from metarun.data.source import Data
 from metarun.declared import locate
 from metarun.episodes import TaskSpec
 from metarun.kinds import CLASSIFICATION
-from metarun.run import build_method, check_optimizer, make_network
+from metarun.parts import build_method, check_optimizer, make_network
 from metarun.trainer.budget import Budget
 from metarun.trainer.trainer import Trainer
 

@@ -87,7 +87,7 @@ def test_it_is_reported(old):
 
 
 def test_an_unfinished_one_goes_on_to_the_same_end(old):
-    with pytest.raises(metarun.config.ConfigError, match="begun by other code"):
+    with pytest.raises(metarun.config.ConfigError, match="the code has changed since this unfinished run began"):
         run_in(old / "unfinished", *SAID)
     found = run_in(old / "unfinished", *SAID, "any_code=true")
     path, results = finished(old)

@@ -14,7 +14,7 @@ from metarun.config import CONFIGS, NO_EFFECT
 from metarun.declared import locate
 from metarun.episodes import TaskSpec
 from metarun.kinds import CLASSIFICATION
-from metarun.run import make_network
+from metarun.parts import make_network
 from metarun.tracking import flat
 from metarun.trainer.optimizer import DECAYS
 from metarun.trainer.trainer import Trainer

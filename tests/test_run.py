@@ -106,7 +106,7 @@ def test_a_checkpoint_of_other_code_is_not_continued_silently(here):
     path = here.folder / "run/checkpoints/last.pt"
     torch.save({**torch.load(path, weights_only=True), "source": "other"}, path)
     (here.folder / "run/results.json").unlink()  # as if killed before its test
-    assert "begun by other code" in here(*keys, status=2).stderr
+    assert "the code has changed since this unfinished run began" in here(*keys, status=2).stderr
     here(*keys, "any_code=true")
     assert results(here.folder)["train"]["resumed_at"] == [50]
 

@@ -82,7 +82,7 @@ def name_of(config: DictConfig, space: Sequence[Dimension]) -> str:
 
 def warm_start(config: DictConfig, options: Options, space: Sequence[Dimension]) -> list[dict[str, Any]]:
     """What to try first, from earlier runs on tasks similar to those of ``config``."""
-    from metarun.run import features_of
+    from metarun.parts import features_of
     from metarun.search.experience import experience, proposals
 
     choices = config.hydra.runtime.choices

@@ -20,7 +20,7 @@ from metarun.episodes import Episodes, TaskSpec
 from metarun.kinds import CLASSIFICATION
 from metarun.model.conv4 import Conv4
 from metarun.model.network import Network, as_network
-from metarun.run import build_parts
+from metarun.parts import build_parts
 
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 NETWORKS = [f"metalearner algo.network={name}" for name in ("lstm", "mann", "snail", "hypernet")]

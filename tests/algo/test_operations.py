@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun.algo.maml import MAML
 from metarun.config import CONFIGS
-from metarun.run import build_parts
+from metarun.parts import build_parts
 
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 CLASSIFIERS = {"protonet", "matchingnet", "relationnet"}

@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from metarun.config import CONFIGS
-from metarun.run import features_of
+from metarun.parts import features_of
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from metarun.config import CONFIGS, ConfigError
 from metarun.data.images import Classes, ImageData
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape
-from metarun.run import build_method, make_network
+from metarun.parts import build_method, make_network
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
 from metarun.trainer.trainer import Trainer

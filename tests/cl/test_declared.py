@@ -13,8 +13,8 @@ from metarun.cl.method import ContinualMethod, check_declared
 from metarun.cl.penalty import QuadraticPenalty
 from metarun.config import CONFIGS, ConfigError
 from metarun.data.source import TaskSource
+from metarun.parts import build_method
 from metarun.ranks import ALONE
-from metarun.run import build_method
 from metarun.trainer.settings import Settings
 from metarun.trainer.sharding import Sharding
 

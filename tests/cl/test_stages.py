@@ -15,7 +15,7 @@ from metarun.cl.metrics import stream_metrics
 from metarun.config import CONFIGS, ConfigError
 from metarun.data.mnist import MNIST
 from metarun.data.sine import Sine
-from metarun.run import build_method
+from metarun.parts import build_method
 
 
 def test_progressive_networks_forget_nothing(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from metarun.config import ConfigError
 from metarun.data import mnist
 from metarun.data.images import to_shape
 from metarun.data.sequence import Sequence
-from metarun.run import check_stages
+from metarun.parts import check_stages
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ def test_scores_of_a_data_set_that_comes_again_are_kept(root, tmp_path):
 def test_stages_of_one_name_are_refused(root):
     data = Sequence(0, of=("mnist",), root=root, ways=3, queries=4)
     config = OmegaConf.create({"data": {"stages": 2}, "trainer": {"switch": None, "order": "given"}})
-    with pytest.raises(ConfigError, match=r"^data=sequence: 2 stages are called mnist; scores are kept by their names$"):
+    with pytest.raises(ConfigError, match=r"^data=sequence: 2 stages are called mnist, but scores are stored by name$"):
         check_stages(config, data.stages(CPU) * 2, data, ContinualMethod())
 
 

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from metarun import choices  # noqa: F401 registers the resolver of the folder's name
 from metarun.build import build
 from metarun.config import CONFIGS, ConfigError, RangeError
-from metarun.run import build_parts
+from metarun.parts import build_parts
 from metarun.trainer.budget import Budget
 
 
