@@ -34,7 +34,7 @@ class OuterOptimizer:
         schedule = settings.scheduler
         if isinstance(schedule, str):
             name, total = DECAYS[schedule]
-            schedule = {"_target_": f"torch.optim.lr_scheduler.{name}", total: max(updates, 1)}
+            schedule = {"_target_": f"torch.optim.lr_scheduler.{name}", total: updates}
         self._schedule = schedule
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self.restart_schedule()
