@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 
 from metarun.metric import ACCURACY, MSE
-from metarun.report.page import (
-    _clock,
-    _corrected,
-    _probability,
-    _rank,
-    _table,
-    adaptation_curve,
-    compare,
-    learning_curve,
-    methods,
-    page,
-    save,
-)
+from metarun.report.comparison import compare, rank
+from metarun.report.curves import _clock, adaptation_curve, learning_curve
+from metarun.report.methods import methods
+from metarun.report.page import Image, Listing, _listing, _probability, page, save
 from metarun.report.runs import collect
 from metarun.report.statistics import holm, paired
 
@@ -278,7 +269,7 @@ def drawn(monkeypatch):
 
     def image(figure, alt):
         found[alt] = figure
-        return ""
+        return Image(alt, "")
 
     monkeypatch.setattr("metarun.report.page._image", image)
     return found
@@ -431,11 +422,11 @@ def test_the_paragraphs_of_a_page(tmp_path, drawn):
     write(tmp_path / "e", "reptile", 0, [0.5], status="failed")
     text = page(collect([tmp_path]))
     assert text.startswith(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\n"
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        "<title>metarun: 5 runs</title><style>"
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        "<title>metarun: 5 runs</title>\n<style>"
     )
-    assert text.endswith("</p>\n\n")  # in the place of the picture
+    assert text.endswith('<img alt="R of oml" src="data:image/png;base64,">\n\n</html>\n')
     body = re.sub("<table>.*?</table>", "", text.partition("</style>")[2], flags=re.S)
     assert re.findall("<h.>.*?</h.>", body) == [
         "<h1>5 runs, 4 methods</h1>",
@@ -445,9 +436,10 @@ def test_the_paragraphs_of_a_page(tmp_path, drawn):
         "<h2>Curves: accuracy, %</h2>",
         "<h2>Streams: R</h2>",
     ]
-    assert re.findall("<p>(.*?)</p>", " ".join(body.split())) == [
-        "Accuracies in per cent, else mean squared errors; of a stream the mean over its stages at the end. Mean over seeds with"
-        " its 95 % interval (Student's t); over tasks: that over test tasks within a seed.",
+    paragraphs = re.findall("<p>(.*?)</p>", " ".join(body.split()))
+    assert [paragraph.strip() for paragraph in paragraphs] == [
+        "Scores: accuracy, %; of a stream the mean over its stages at the end. Mean over seeds with its 95 % interval"
+        " (Student's t); over tasks: the interval over test tasks within a seed.",
         "The best method against each other one that was tested on the same tasks: the mean of the differences task by task, its"
         " 95 % interval, and a two-sided paired t test. The best method was chosen on these very tasks, which flatters it. The"
         " tests compare these trained models, not retrainings of them: how much another training would differ is in the interval"
@@ -461,24 +453,39 @@ def test_the_paragraphs_of_a_page(tmp_path, drawn):
 
 
 def test_a_table_of_a_page():
-    assert _table(["a", "b", "c"], [["1", "", "2"], ["3", "", ""]]) == (
-        "<div class=wide><table><thead><tr><th>a</th><th>c</th></tr></thead><tbody>\n"
-        "<tr><td>1</td><td>2</td></tr>\n<tr><td>3</td><td></td></tr>\n</tbody></table></div>"
-    )
+    assert _listing(["a", "b", "c"], [["1", "", "2"], ["3", "", ""]]) == Listing(["a", "c"], [["1", "2"], ["3", ""]])
+
+
+def test_every_text_of_a_page_is_escaped(tmp_path, drawn):
+    """Also in the places of a name, a path, a reason, a device, a commit and a metric."""
+    bad = "<script>&\"'"
+    environment = {"device": bad, "git": bad}
+    metric = {"name": "mae", "label": bad}
+    test = {"mae": {"mean": 0.5, "ci95": 0.1, "n_tasks": 2}, "by_step": [{"step": 0, "mean": 1.0}, {"step": 1, "mean": 0.5}]}
+    for name in "ab":
+        write(tmp_path / name, f"{bad}{name}", 0, [0.5, 0.6], environment=environment, metric=metric, test=test)
+    write(tmp_path / f"{bad}c".replace("/", ""), "c", 0, [0.5], status=bad, stopped=bad)
+    text = page(collect([tmp_path]))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;&amp;&#34;&#39;") >= 10
 
 
 def test_probabilities_in_two_digits():
-    assert [_probability(p) for p in (0.0, 5e-324, 0.0344, 1.0)] == ["&lt; 1e-300", "4.9e-324", "0.034", "1"]
+    assert [_probability(p) for p in (0.0, 5e-324, 0.0344, 1.0)] == ["< 1e-300", "4.9e-324", "0.034", "1"]
 
 
-def test_two_comparisons_are_corrected_and_one_is_not():
-    assert (_corrected(1), _corrected(2)) == ("", "p (Holm) is corrected for the 2 comparisons of the table.")
+def test_two_comparisons_are_corrected_and_one_is_not(tmp_path, drawn):
+    said = []
+    for number, name in enumerate(("maml", "anil", "cnp")):
+        write(tmp_path / name, name, 0, [0.5, 0.6 + number / 10])
+        said.append("p (Holm) is corrected for the 2 comparisons of the table." in " ".join(page(collect([tmp_path])).split()))
+    assert said == [False, False, True]
 
 
 def test_the_best_comes_first_and_what_is_not_finite_last():
     values = {"good": [0.5, 1.0], "better": [0.25, 0.5], "lost": [None, 0.1], "nan": [float("nan")], "wild": [float("inf"), 0.0]}
-    assert sorted(values, key=lambda name: _rank(values[name], MSE)) == ["better", "good", "lost", "nan", "wild"]
-    assert sorted(values, key=lambda name: _rank(values[name], ACCURACY)) == ["good", "better", "lost", "nan", "wild"]
+    assert sorted(values, key=lambda name: rank(values[name], MSE)) == ["better", "good", "lost", "nan", "wild"]
+    assert sorted(values, key=lambda name: rank(values[name], ACCURACY)) == ["good", "better", "lost", "nan", "wild"]
 
 
 def test_a_single_task_and_unlike_numbers_of_them_are_not_compared(tmp_path):

@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 from runs import composed
 
-from metarun.report.page import methods
+from metarun.report.methods import methods
 from metarun.report.protocol import choices, departures, row
 from metarun.report.runs import collect
 from metarun.report.table import make

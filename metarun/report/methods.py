@@ -1,0 +1,80 @@
+"""Runs of one configuration under one name. Imports no torch."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarun.metric import Metric
+from metarun.report.runs import Run
+
+Numbers = NDArray[np.float64]
+
+UPDATES = "trainer.iterations"
+
+
+@dataclass
+class Method:
+    """Runs of one configuration, one of each seed."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def metric(self) -> Metric:
+        return self.runs[0].metric
+
+    def tested_on(self) -> set[str]:
+        """Digests of the test tasks of its runs, of those that record them."""
+        return {run.tested[0] for run in self.runs if run.tested}
+
+    def scores_by_tasks(self) -> dict[str, Numbers] | None:
+        """Task scores (tasks,) by the digest of the test tasks: the mean over the runs that were tested on the same.
+
+        None where one of them has no scores, or one that is not finite.
+        """
+        found: dict[str, list[Numbers]] = defaultdict(list)
+        for run in self.runs:
+            if run.tested is not None:
+                if run.task_scores is None:
+                    return None
+                found[run.tested[0]].append(run.task_scores)
+        return {digest: np.mean(scores, 0) for digest, scores in found.items()}
+
+
+def methods(runs: Sequence[Run]) -> list[Method]:
+    """Finished runs by configuration.
+
+    A name is the algorithm, the data if there are several, the overrides that not all commands of that algorithm and data have, and
+    always what `_protocol` gives.
+    """
+    finished = sorted((run for run in runs if run.finished), key=lambda run: str(run.path))
+    named = [key for key in ("algo", "data") if len({run.results[key] for run in finished}) > 1] or ["algo"]
+    trained: dict[str, set[int]] = defaultdict(set)
+    alike: dict[tuple[str, ...], list[tuple[Run, list[str]]]] = defaultdict(list)
+    for run in finished:
+        trained[run.results["data"]].add(run.updates)
+        alike[tuple(str(run.results[key]) for key in named)].append((run, run.changes(("algo", "data", UPDATES))))
+    groups: dict[str, dict[int, Run]] = defaultdict(dict)
+    for chosen, members in alike.items():
+        common = set.intersection(*(set(changes) for _, changes in members))
+        for run, changes in members:
+            pairs = (change.partition("=") for change in changes if change not in common)
+            own = (f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs)
+            groups[" ".join([*chosen, *own, *_protocol(run, trained[run.results["data"]])])][run.seed] = run
+    return [Method(name, [found[seed] for seed in sorted(found)]) for name, found in sorted(groups.items())]
+
+
+def _protocol(run: Run, trained: set[int]) -> Iterator[str]:
+    """The paper's row, a budget other than the full one, and the updates made where the command sets them or runs differ in them.
+
+    ``trained``: the numbers of updates of all runs on its data; 0, of what is not trained, is no difference.
+    """
+    if "paper" in run.said:
+        yield f"paper={run.said['paper']}"
+    if run.budget != "full":
+        yield f"budget={run.budget}"
+    if run.updates and (UPDATES in run.said or len(trained - {0}) > 1):
+        yield f"updates={run.updates}"
