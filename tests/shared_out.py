@@ -2,12 +2,12 @@
 
 import os
 import sys
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from runs import composed
 
 from metarun.build import build
 from metarun.cli import joined
@@ -28,12 +28,6 @@ METHODS = ("agem", "der", "ewc", "ftml", "heads", "lwf", "progressive", "replay"
 """What the others do to gradients and memories one of these does, too."""
 SMALL = {"size": 4, "samples": 3, "inner_steps": 2, "test_steps": 1, "cg_steps": 1, "remembered": 2}
 """Keys of learners and methods that take time."""
-
-
-@cache
-def composed(*overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 class Double(TaskSource):
@@ -69,7 +63,7 @@ def made(algo: str, name: str, device=CPU):
     """Tasks in stages, and a learner of them; on the processor in double precision."""
     data = Sine(0, shots=4, train_shots=6, queries=2, stages=2) if name == "sine" else pictures()
     small = {"sine": ["data=sine", "model.widths=[6,5]"], "pictures": ["data=omniglot", "model.filters=2", "++model.halvings=2"]}
-    config = composed(*f"algo={algo}".split(), *small[name]).copy()
+    config = composed(*f"algo={algo}".split(), *small[name])
     config.algo.update({key: value for key, value in SMALL.items() if key in config.algo})
     torch.manual_seed(0)
     learner = build(config.algo, data.spec, partial(make_network, config.model, data.spec), key="algo")

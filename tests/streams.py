@@ -1,14 +1,12 @@
 """A small stream of pictures, a learner and a trainer for it."""
 
-from functools import cache
 from time import perf_counter
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 
 from metarun.algo.supervised import Supervised
-from metarun.config import CONFIGS
 from metarun.data.images import Classes
 from metarun.data.source import TaskShape
 from metarun.data.stream import ImageStream
@@ -47,10 +45,8 @@ def learner(data: ImageStream, widths=(12, 8)) -> Supervised:
     return Supervised(data.spec, lambda outputs, shape=None: MLP(shape or data.spec.input_shape, outputs, list(widths)))
 
 
-@cache
 def config(name: str, *keys: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", [f"cl={name}", *keys]).cl
+    return composed(f"cl={name}", *keys).cl
 
 
 def method(name: str, *keys: str):

@@ -1,14 +1,14 @@
 """Presets: each belongs to one pair of choices and is drawn in by it alone; what wins over what."""
 
 import re
-from functools import cache, reduce
+from functools import reduce
 from operator import or_
 from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from runs import composed
 
 from metarun.algo.algorithm import Algorithm
 from metarun.build import config_parameters, locate
@@ -27,12 +27,6 @@ PLAIN = {"curves": "linear", "images": "mnist", "stream": "rotated_mnist"}
 """A data set of each kind on which the learners with a preset for the kind have none for the data set."""
 CLASSES = {"algo": (Algorithm, 2), "data": (Data, 1), "cl": (ContinualMethod, 0), "trainer": (Trainer, 1), "budget": (Budget, 0)}
 """The class that each group builds, and how many arguments of its constructor are no keys."""
-
-
-@cache
-def composed(*overrides: str):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return compose("config", list(overrides))
 
 
 def readings(preset: str) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 from small import LINE, PICTURES, conv, images, mlp, regression
 
 from metarun.algo.algorithm import (
@@ -14,7 +14,7 @@ from metarun.algo.algorithm import (
     weighted,
 )
 from metarun.build import build
-from metarun.config import CONFIGS, ConfigError, RangeError
+from metarun.config import ConfigError, RangeError
 from metarun.episodes import Episodes, TaskSpec
 from metarun.kinds import REGRESSION, Classification
 from metarun.model.norm import Norm
@@ -358,8 +358,7 @@ PARTS = {
 @pytest.mark.parametrize("case", PARTS)
 def test_a_learner_names_its_head_and_the_rest_of_the_network_is_the_body(case):
     tasks, name, *keys = case.split()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        node = compose("config", [f"algo={name}", *keys]).algo
+    node = composed(f"algo={name}", *keys).algo
     algorithm = build(node, *MODELS[tasks], key="algo", kind=Algorithm)
     assert algorithm.parts["head"] == PARTS[case]
     assert algorithm.parts["body"] == {n for n, _ in algorithm.named_parameters() if n.startswith("network.")} - PARTS[case]

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 from small import images
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
@@ -34,8 +34,8 @@ def network(outputs: int | None, shape: tuple[int, ...] | None = None, **keys: o
 def learner(keys: str, mode: str) -> Algorithm:
     """As the command line builds it, trained on one update, so that there are running statistics and remembered tasks."""
     algo, *others = keys.split()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = compose("config", [f"algo={algo}", *others, f"algo.batch_norm={mode}"]).algo
+    node = composed(f"algo={algo}", *others).algo
+    node.batch_norm = mode
     model = partial(network, features="maps", halvings=2) if algo == "relationnet" else network
     made: Algorithm = build(node, SPEC, model, key="algo", kind=Algorithm)
     made.train()
@@ -46,8 +46,7 @@ def learner(keys: str, mode: str) -> Algorithm:
 
 
 def modes(keys: str) -> tuple[str, ...]:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = compose("config", [f"algo={keys.split()[0]}"]).algo
+    node = composed(f"algo={keys.split()[0]}").algo
     hint = config_parameters(locate(node._target_), 2, {})["batch_norm"].annotation
     return tuple(mode for mode in get_args(hint) if mode in get_args(BatchNormMode))
 

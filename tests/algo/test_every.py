@@ -1,12 +1,10 @@
 """Every algorithm through the same trainer: it trains, is tested, and resumes to the same bytes after a stop anywhere."""
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
+from runs import assert_same, trained, weights
 
 from metarun.algo.algorithm import Algorithm
 from metarun.config import CONFIGS, ConfigError
-from metarun.run import run
 from metarun.signals import Interrupted
 
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
@@ -19,14 +17,7 @@ PLAIN = ["trainer.figures=false", "trainer.tensorboard=false", "trainer.checkpoi
 
 
 def start(path, *overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [*SHORT, *PLAIN, *overrides])
-    choices = {"algo": "a", "data": "d", "model": "m", "cl": "none"}
-    return run(config, choices, path)
-
-
-def weights(path):
-    return torch.load(path / "checkpoints/last.pt", weights_only=True)["algorithm"]
+    return trained(path, *SHORT, *PLAIN, *overrides)
 
 
 def stop_after(monkeypatch, updates):
@@ -63,10 +54,7 @@ def test_on_curves(algo, tmp_path, monkeypatch):
     again = start(tmp_path / "stopped", *keys)
     assert again["train"]["resumed_at"] == [3]
     assert again["test"] == whole["test"]
-    found, expected = weights(tmp_path / "stopped"), weights(tmp_path / "whole")
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+    assert_same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("algo", [*(a for a in ALGORITHMS if a not in {"oracle", "supervised"}), *VARIANTS])

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from reference import gradients_of
+from runs import composed
 from small import LINE, PICTURES, images, mlp, regression
 from torch import nn
 
@@ -49,8 +49,7 @@ def with_fixed(outputs: int | None, shape: tuple[int, ...] | None = None, *, dat
 
 def learner(data: str, keys: str) -> Algorithm:
     algo, *others = keys.split()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = compose("config", [f"algo={algo}", f"data={data}", *others]).algo
+    node = composed(f"algo={algo}", f"data={data}", *others).algo
     maps = {"features": "maps", "halvings": 2} if algo == "relationnet" else {}
     made: Algorithm = build(node, LINE if data == "sine" else CLASSES, partial(with_fixed, data=data, **maps), key="algo")
     return made
@@ -140,8 +139,7 @@ class Shut(nn.Sequential):
 @pytest.mark.parametrize("algo", ["maml", "reptile"])
 def test_a_run_that_would_train_nothing_is_refused(algo, monkeypatch):
     monkeypatch.setenv("METARUN_PACKAGES", __name__)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [f"algo={algo}", "data=sine"])
+    config = composed(f"algo={algo}", "data=sine")
     config.model = {"_target_": f"{__name__}.Shut"}
     with pytest.raises(
         ConfigError, match=r"^model: all weights of this network .* requires_grad=False: there is nothing to learn$"

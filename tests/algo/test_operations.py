@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 from small import LINE, PICTURES, conv, images, mlp, regression, strided
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -49,8 +49,7 @@ def test_more_tasks_are_no_more_operations(spec, network, draw, first_order):
 
 @pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a not in CLASSIFIERS])
 def test_an_update_does_not_wait_for_the_device(algo):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        parts = build_parts(compose("config", [f"algo={algo}", "data=sine"]))
+    parts = build_parts(composed(f"algo={algo}", "data=sine"))
     stage = parts.data.stages(torch.device("cpu"))[0]
     if not parts.algorithm.trains:
         return

@@ -4,17 +4,15 @@ import time
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 
-from metarun.config import CONFIGS
 from metarun.parts import features_of
 
 CPU = torch.device("cpu")
 
 
 def features(*overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return features_of(compose("config", list(overrides)))
+    return features_of(composed(*overrides))
 
 
 def test_landmarks_tell_lines_from_waves():

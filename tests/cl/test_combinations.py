@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 from streams import CPU
 from streams import config as method_node
 
@@ -58,11 +58,9 @@ def pictures():
     return ImageData("pictures", 0, images, Classes.of_sizes([8] * 18), parts, shape, shape)
 
 
-@cache
 def config(algo: str, data: str):
     small = {"sine": ["model.widths=[6,5]"], "omniglot": ["model.filters=2", "++model.halvings=2"]}
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", [*f"algo={algo}".split(), f"data={data}", *small[data]])
+    return composed(*f"algo={algo}".split(), f"data={data}", *small[data])
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +75,7 @@ def refusal(name, algo, cl):
 def train(name, algo, cl, path, iterations=1, optimizer=ADAM):
     """Updates in each of two stages, by the learner's own optimizer where none is given → (outcome, learner)."""
     data = sines() if name == "sine" else pictures()
-    made, node = config(algo, "sine" if name == "sine" else "omniglot"), method_node(cl).copy()
+    made, node = config(algo, "sine" if name == "sine" else "omniglot"), method_node(cl)
     for of in (made.algo, node):
         of.update({key: value for key, value in SMALL.items() if key in of})
     torch.manual_seed(0)

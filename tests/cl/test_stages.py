@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 from small import LINE, PICTURES, conv, mlp
 from streams import CPU, learner, method, stopped_and_resumed, stream, train
 
@@ -12,7 +12,7 @@ from metarun.algo.protonet import ProtoNet
 from metarun.cl.heads import Heads
 from metarun.cl.joint import Mixture
 from metarun.cl.metrics import stream_metrics
-from metarun.config import CONFIGS, ConfigError
+from metarun.config import ConfigError
 from metarun.data.mnist import MNIST
 from metarun.data.sine import Sine
 from metarun.parts import build_method
@@ -192,8 +192,7 @@ def test_lwf_distils_the_groups_of_outputs_of_past_stages():
 @pytest.mark.parametrize(("scenario", "old"), [("task", 2.0), ("domain", 2.0), ("class", 1.0)])
 def test_lwf_on_split_mnist_weighs_old_and_new_as_published(scenario, old):
     """van de Ven et al. 2022: in stage t the cross entropy and t − 1 times the distillation, class-incrementally once."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = compose("config", ["algo=supervised", "data=split_mnist", f"data.scenario={scenario}", "cl=lwf"]).cl
+    node = composed("algo=supervised", "data=split_mnist", f"data.scenario={scenario}", "cl=lwf").cl
     lwf = build_method(node)
     data = stream(scenario)
     algorithm = learner(data)

@@ -2,18 +2,17 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from runs import composed
 
 from metarun import choices  # noqa: F401 registers the resolver of the folder's name
 from metarun.build import build
-from metarun.config import CONFIGS, ConfigError, RangeError
+from metarun.config import ConfigError, RangeError
 from metarun.parts import build_parts
 from metarun.trainer.budget import Budget
 
 
-def composed(*overrides):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return compose("config", ["trainer.device=cpu", *overrides], return_hydra_config=True)
+def on_cpu(*overrides):
+    return composed("trainer.device=cpu", *overrides, hydra_part=True)
 
 
 def test_the_scarcer_of_share_and_operations_counts():
@@ -50,23 +49,23 @@ def test_the_least_and_the_most_are_in_range():
 
 
 def test_a_budget_cuts_the_protocol_and_names_itself():
-    parts = build_parts(composed("+paper=maml_sine_5shot", "budget=smoke"))
+    parts = build_parts(on_cpu("+paper=maml_sine_5shot", "budget=smoke"))
     assert parts.trainer.iterations == 70
     assert parts.trainer.test_tasks == 20
     assert parts.budget == {"name": "smoke", "share": 0.001}
-    whole = build_parts(composed("+paper=maml_sine_5shot"))
+    whole = build_parts(on_cpu("+paper=maml_sine_5shot"))
     assert (whole.trainer.iterations, whole.trainer.test_tasks, whole.budget) == (70_000, 6_000, {"name": "full", "share": 1.0})
 
 
 def test_what_follows_from_the_number_of_updates_follows():
     schedule = "trainer.scheduler={_target_: torch.optim.lr_scheduler.CosineAnnealingLR, T_max: '${trainer.iterations}'}"
-    parts = build_parts(composed(schedule, "budget=smoke", "budget.share=0.01"))
+    parts = build_parts(on_cpu(schedule, "budget=smoke", "budget.share=0.01"))
     assert parts.trainer.scheduler["T_max"] == parts.trainer.iterations == 150
 
 
 def test_a_full_budget_leaves_the_folders_name_as_it_was():
     names = [
-        composed(*said).hydra.run.dir for said in ((), ("budget=full",), ("budget=short",), ("budget=short", "budget.share=0.5"))
+        on_cpu(*said).hydra.run.dir for said in ((), ("budget=full",), ("budget=short",), ("budget=short", "budget.share=0.5"))
     ]
     assert names[0] == names[1]
     assert len(set(names)) == 3
@@ -74,7 +73,7 @@ def test_a_full_budget_leaves_the_folders_name_as_it_was():
 
 def test_passes_are_counted_as_each_learner_makes_them():
     def passes(*said):
-        parts = build_parts(composed(*said))
+        parts = build_parts(on_cpu(*said))
         return parts.algorithm.passes(parts.stages[0].train.sample(torch.arange(1)))
 
     assert passes("algo=maml", "data=sine", "algo.inner_steps=5") == 6.0

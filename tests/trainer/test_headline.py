@@ -6,13 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from runs import SMALL, run_in
+from runs import SMALL, composed, run_in
 
 import metarun
 from metarun.algo.algorithm import recorded_steps
-from metarun.config import CONFIGS
 from metarun.kinds import CLASSIFICATION, REGRESSION
 from metarun.metric import MSE
 from metarun.report.runs import collect
@@ -117,10 +115,8 @@ def test_chosen_on_validation(tmp_path, stages, updates):
 
 
 def learner_of(path, *overrides):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose("config", ["algo=maml", "data=sine", *SMALL, *overrides])
     (path / ".hydra").mkdir(exist_ok=True)
-    OmegaConf.save(config, path / ".hydra/config.yaml")
+    OmegaConf.save(composed("algo=maml", "data=sine", *SMALL, *overrides), path / ".hydra/config.yaml")
     return metarun.load(path)
 
 
