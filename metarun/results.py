@@ -1,7 +1,7 @@
 """What a run reports: results.json, test.npz, pictures and TensorBoard's events."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from metarun import tracking
-from metarun.algo.by_length import lengths
 from metarun.algo.task_features import task_features
 from metarun.cl.metrics import stream_metrics
 from metarun.data import provenance
-from metarun.episodes import TaskSpec
 from metarun.files import SCHEMA, replacing
 from metarun.metric import Metric
 from metarun.parts import Parts
 from metarun.ranks import ALONE, Ranks
-from metarun.report import figures, vectors
+from metarun.report import figures
+from metarun.report.findings import Finding, Probes
+from metarun.report.statistics import over_tasks
 from metarun.tracking import Log, RunFolder
-from metarun.trainer.evaluation import summary
 from metarun.trainer.examples import adaptation_examples
 from metarun.trainer.headline import Headline, diverged
 from metarun.trainer.state import Outcome
@@ -31,9 +30,6 @@ from metarun.trainer.state import Outcome
 log = logging.getLogger(__name__)
 
 Scores = NDArray[np.float64]
-
-PRESENTATIONS = 10
-"""Presentations of a class that are reported for learners that read a stream (Santoro et al. 2016, table 1)."""
 
 
 def opening_line(parts: Parts, choices: Mapping[str, str], folder: RunFolder, ranks: Ranks) -> str:
@@ -100,21 +96,21 @@ def device_name(device: torch.device) -> str:
 
 
 def after_training(
-    parts: Parts, outcome: Outcome, probes: Mapping[str, Scores], reference: Mapping[str, float] | None
+    parts: Parts, outcome: Outcome, findings: Sequence[Finding], reference: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """The part of results.json that is measured.
 
     Args:
         parts: of the run.
         outcome: what training and testing gave.
-        probes: what the learner adds to the scores of the test tasks (`Algorithm.probe`).
+        findings: what the learner reports besides scores.
         reference: what `joint_scores` gave, if a reference run is configured.
     """
     metric, position = parts.data.spec.kind.metric, outcome.position
     best = position.best[0][1] if position.best and len(parts.stages) == 1 else None
     return {
-        "validation": {metric.name: summary(*outcome.validation)},
-        "test": test_part(parts, outcome, metric, probes),
+        "validation": {metric.name: over_tasks(*outcome.validation)},
+        "test": test_part(parts, outcome, metric, findings),
         "continual": continual_part(parts, outcome, metric, reference),
         "train": {
             "iterations": position.step,
@@ -128,23 +124,15 @@ def after_training(
     }
 
 
-def test_part(parts: Parts, outcome: Outcome, metric: Metric, probes: Mapping[str, Scores]) -> dict[str, Any]:
+def test_part(parts: Parts, outcome: Outcome, metric: Metric, findings: Sequence[Finding]) -> dict[str, Any]:
     """`test` in results.json."""
     scores = dict(zip(outcome.stages, outcome.test, strict=True))
     test = tested(scores, metric, outcome.headline, outcome.look)
     first = parts.trainer.paper_tasks
     if first is not None and first < outcome.test[0].shape[1]:
         test["first_tasks"] = tested({name: of[:, :first] for name, of in scores.items()}, metric, outcome.headline, outcome.look)
-    if "by_presentation" in probes:
-        shown = enumerate(map(summary, probes["by_presentation"].T[:PRESENTATIONS]), 1)
-        test["by_presentation"] = [{"presentation": i, "mean": found["mean"], "ci95": found["ci95"]} for i, found in shown]
-    if "by_length" in probes:
-        spec = parts.data.spec
-        passed = lengths(spec.outputs if spec.kind.classes else spec.parts)
-        found_at = zip(passed, map(summary, probes["by_length"].T), strict=True)
-        test["by_length"] = [{"length": n, "mean": found["mean"], "ci95": found["ci95"]} for n, found in found_at]
-    if "task_vectors" in probes:
-        test["task_vectors"] = vectors.recovered(probes["task_vectors"], true_parameters(parts.data.spec, probes))
+    for finding in findings:
+        test[finding.key] = finding.rows
     return test
 
 
@@ -186,7 +174,7 @@ def online(outcome: Outcome, metric: Metric) -> dict[str, Any] | None:
 
 def tested(stages: Mapping[str, Scores], metric: Metric, headline: Headline, look: int) -> dict[str, Any]:
     """Mean test scores of the stages, (eval steps, tasks) each: at step ``look``, and at each evaluated inner step."""
-    found = [summary(*scores) for scores in zip(*stages.values(), strict=True)]
+    found = [over_tasks(*scores) for scores in zip(*stages.values(), strict=True)]
     if headline.eval_steps is None:
         return {metric.name: found[look]}
     shown = ("mean", "ci95", "median", "n_nonfinite")
@@ -199,13 +187,7 @@ def tested(stages: Mapping[str, Scores], metric: Metric, headline: Headline, loo
     }
 
 
-def true_parameters(spec: TaskSpec, probes: Mapping[str, Scores]) -> dict[str, Scores]:
-    """The true parameters of the test tasks, (tasks,) each, without those that are equal for all."""
-    told = {name: probes[name].ravel() for name in spec.parameters if name in probes}
-    return {name: values for name, values in told.items() if np.ptp(values) > 0}
-
-
-def save_outcome(folder: RunFolder, outcome: Outcome, probes: Mapping[str, Scores]) -> None:
+def save_outcome(folder: RunFolder, outcome: Outcome, probes: Probes) -> None:
     """Save a run's test.npz: scores and ``probes``; for a stream without boundaries each round's score and stage, too."""
     rounds: dict[str, Any] = {}
     if outcome.rounds is not None:
@@ -226,7 +208,7 @@ def write_events(
     choices: Mapping[str, str],
     parts: Parts,
     outcome: Outcome,
-    probes: Mapping[str, Scores],
+    findings: Sequence[Finding],
     folder: RunFolder,
     results: Mapping[str, Any],
 ) -> None:
@@ -246,9 +228,10 @@ def write_events(
         events.hparams({**choices, **keys}, numbers)
         if not parts.trainer.figures:
             return
-        if "task_vectors" in probes:
-            events.embedding(probes["task_vectors"], true_parameters(parts.data.spec, probes), step)
-        for name, picture in pictures(parts, outcome, probes, folder, results).items():
+        for finding in findings:
+            if finding.embedding is not None:
+                events.embedding(*finding.embedding, step)
+        for name, picture in pictures(parts, outcome, findings, folder, results).items():
             path = folder.figures / f"{name}.png"
             figures.save(picture, path)
             events.picture(f"figures/{name}", path, step)
@@ -258,7 +241,7 @@ def write_events(
 
 
 def pictures(
-    parts: Parts, outcome: Outcome, probes: Mapping[str, Scores], folder: RunFolder, results: Mapping[str, Any]
+    parts: Parts, outcome: Outcome, findings: Sequence[Finding], folder: RunFolder, results: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A run's pictures by the names of their files."""
     metric, test = parts.data.spec.kind.metric, results["test"]
@@ -272,13 +255,7 @@ def pictures(
             drawn["stages"] = figures.stage_curves(R, names, metric)
         else:
             drawn["online"] = figures.online(outcome.position.online, outcome.rounds, names, metric)
-    if "by_presentation" in test:
-        drawn["presentations"] = figures.presentations(test["by_presentation"], parts.data.spec.outputs)
-    if "by_length" in probes:
-        drawn["lengths"] = figures.by_length(test["by_length"], metric)
-    if "task_vectors" in probes:
-        components = vectors.principal_components(probes["task_vectors"])
-        drawn["tasks"] = figures.task_vectors(components, true_parameters(parts.data.spec, probes))
+    drawn |= {finding.picture: finding.draw() for finding in findings}
     examples = adaptation_examples(parts.algorithm, parts.data, parts.device)
     if examples:
         drawn["fits"] = figures.fits(examples)

@@ -75,9 +75,10 @@ def train_and_test(config: DictConfig, choices: Mapping[str, str], folder: RunFo
         return known
 
     probes = probe(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks)
-    found = known | results.after_training(parts, outcome, probes, reference)
+    findings = parts.algorithm.findings(probes)
+    found = known | results.after_training(parts, outcome, findings, reference)
     results.save_outcome(folder, outcome, probes)
-    results.write_events(choices, parts, outcome, probes, folder, found)
+    results.write_events(choices, parts, outcome, findings, folder, found)
     folder.write_results(found)
     return found
 

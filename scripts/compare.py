@@ -20,9 +20,10 @@ import torch
 from metarun.algo.algorithm import recorded_steps
 from metarun.metric import ACCURACY, recorded
 from metarun.parts import build_parts
+from metarun.report.statistics import over_tasks
 from metarun.tracking import RunFolder
 from metarun.trainer import checkpoint
-from metarun.trainer.evaluation import evaluate, summary
+from metarun.trainer.evaluation import evaluate
 
 GRADIENT = ["maml", "fomaml", "anil", "metasgd", "mamlpp", "reptile", "cavia", "imaml", "metalstm", "taskembed"]
 NETWORKS = ["cnp", "lstm", "mann", "snail", "hypernet"]  # of algo=metalearner
@@ -82,7 +83,7 @@ def test_with(path: Path, shots: int) -> list[dict[str, Any]]:
         parts.algorithm.load_state_dict(last["algorithm"])
     scores = evaluate(parts.algorithm, parts.stages[0].test, parts.trainer.test_tasks, ensemble=states)
     steps = recorded_steps(parts.algorithm.steps or 0)
-    return [{"step": step, **summary(row)} for step, row in zip(steps, scores, strict=True)]
+    return [{"step": step, **over_tasks(row)} for step, row in zip(steps, scores, strict=True)]
 
 
 def compare(algo: str, data: str, seconds: float, overrides: list[str]) -> None:

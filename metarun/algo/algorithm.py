@@ -13,6 +13,7 @@ from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.kinds import Classification, Kind, Regression
 from metarun.model.network import Network, Weights
 from metarun.model.norm import Norm, RunningStatistics, Statistics
+from metarun.report.findings import Finding, Probes
 
 AT_ONCE = 20 * 2**20
 """Numbers of a network's widest layer in work at once on the CPU. It bounds memory: 80 MiB for each tensor of that layer.
@@ -165,8 +166,12 @@ class Algorithm(nn.Module, ABC):
         return masked(self.predict(self.adapt(episodes.support, steps), episodes.query.x).unsqueeze(0), episodes)
 
     def probe(self, episodes: Episodes) -> dict[str, Tensor]:
-        """What else a test tells of T tasks, by name, each with the task axis first; kept in test.npz. Most have nothing to add."""
+        """What a test measures on T tasks besides scores, by name, the task axis first; kept in test.npz. By default nothing."""
         return {}
+
+    def findings(self, probes: Probes) -> list[Finding]:
+        """What to report of the probes of all test tasks, each with its summary and its picture."""
+        return []
 
     def eval_steps(self, steps: int) -> list[int]:
         """Those of 0 … ``steps`` inner steps after which a test is scored, including the number taken in training."""

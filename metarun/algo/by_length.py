@@ -9,6 +9,8 @@ from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
 from metarun.episodes import Episodes
+from metarun.report import findings
+from metarun.report.findings import Finding, Probes
 
 State = TypeVar("State")
 
@@ -45,3 +47,12 @@ def by_length(algorithm: Algorithm, walk: Iterator[State], episodes: Episodes, b
         if step in looks
     ]
     return {"by_length": torch.stack(scores, 1)}
+
+
+def findings_by_length(algorithm: Algorithm, probes: Probes) -> list[Finding]:
+    """What a learner reports of the probe `by_length`; nothing for streams of one class or function, which have none."""
+    spec = algorithm.spec
+    if "by_length" not in probes:
+        return []
+    parts = spec.outputs if spec.kind.classes else spec.parts
+    return [findings.by_length(probes["by_length"], lengths(parts), spec.kind.metric)]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode, one_head
-from metarun.algo.by_length import by_length
+from metarun.algo.by_length import by_length, findings_by_length
 from metarun.algo.gradient_learner import Adapted, GradientLearner
 from metarun.algo.pooled import PooledTraining
 from metarun.algo.rules import Adam, Descent, Rule
@@ -15,6 +15,7 @@ from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import linear
 from metarun.model.network import Network, NetworkFactory, Weights
 from metarun.model.norm import Norm
+from metarun.report.findings import Finding, Probes
 
 InnerOptimizer = Literal["sgd", "adam"]
 
@@ -76,6 +77,9 @@ class FineTuner(GradientLearner):
             return {}
         walk = (self.with_statistics(state) for state in self.walk(episodes.support))
         return by_length(self, walk, episodes, self.inner_batch)
+
+    def findings(self, probes: Probes) -> list[Finding]:
+        return findings_by_length(self, probes)
 
     def rule(self) -> Rule:
         return Adam(self.inner_lr) if self.inner_optimizer == "adam" else Descent(self.inner_lr)

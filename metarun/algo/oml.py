@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from metarun.algo.algorithm import Algorithm, BatchNormMode
-from metarun.algo.by_length import by_length, last
+from metarun.algo.by_length import by_length, findings_by_length, last
 from metarun.config import require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.layers import linear
 from metarun.model.network import NetworkFactory, embedding_width
 from metarun.model.norm import Statistics
+from metarun.report.findings import Finding, Probes
 
 
 class Predictor(NamedTuple):
@@ -94,3 +95,6 @@ class OML(Algorithm):
 
     def probe(self, episodes: Episodes) -> dict[str, Tensor]:
         return by_length(self, self.walk(episodes.support), episodes, self.inner_batch)
+
+    def findings(self, probes: Probes) -> list[Finding]:
+        return findings_by_length(self, probes)

@@ -18,6 +18,8 @@ from metarun.config import ConfigError, require
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.model.network import NetworkFactory, Weights, embedding_shape
 from metarun.model.norm import Norm
+from metarun.report import findings
+from metarun.report.findings import Finding, Probes
 
 
 class TaskEmbed(UnrolledLearner):
@@ -185,6 +187,10 @@ class TaskEmbed(UnrolledLearner):
     def probe(self, episodes: Episodes) -> dict[str, Tensor]:
         """The tasks' vectors, (T, size), and beside them the true parameters where the data tell them, (T, 1) each."""
         return {"task_vectors": self.task_vectors(episodes.support)} | {n: episodes.context[n] for n in self.spec.parameters}
+
+    def findings(self, probes: Probes) -> list[Finding]:
+        parameters = {name: probes[name].ravel() for name in self.spec.parameters if name in probes}
+        return [findings.task_vectors(probes["task_vectors"], parameters)]
 
     # Learning ---------------------------------------------------------------------------------------------------------------
 

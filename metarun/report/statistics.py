@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,28 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
         corrected[place] = largest
     return corrected
+
+
+def over_tasks(*stages: Numbers) -> dict[str, Any]:
+    """Mean over tasks with its 95 % interval, 1.96 s / √T, for per-task scores (T,).
+
+    Of several stages the mean is the mean of their means, and the interval follows from theirs. A task whose score is not finite
+    is counted, not dropped: it makes mean and interval null, and sorts last in the median.
+    """
+    scores = np.concatenate(stages)
+    finite = np.isfinite(scores)
+    count = len(scores)
+    ranked = np.where(finite, scores, np.inf)
+    median = float(np.median(ranked)) if finite.sum() * 2 > count else None
+    whole = bool(finite.all())
+    several = whole and all(len(stage) > 1 for stage in stages)
+    return {
+        "mean": float(np.mean([stage.mean() for stage in stages])) if whole else None,
+        "ci95": 1.96 * float(sum(s.var(ddof=1) / len(s) for s in stages) ** 0.5) / len(stages) if several else None,
+        "n_tasks": count,
+        "n_nonfinite": int(count - finite.sum()),
+        "median": median,
+    }
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:

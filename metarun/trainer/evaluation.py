@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,25 +109,3 @@ def _chunk(algorithm: Algorithm, one: Episodes) -> int:
         return algorithm.task_chunk
     values = max(one.support.x.numel() + one.query.x.numel(), algorithm.held)
     return max(1, min(1000, CHUNK_VALUES // values))
-
-
-def summary(*stages: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean over tasks with its 95 % interval, 1.96 s / √T, for per-task scores (T,).
-
-    Of several stages the mean is the mean of their means, and the interval follows from theirs. A task whose score is not finite
-    is counted, not dropped: it makes mean and interval null, and sorts last in the median.
-    """
-    scores = np.concatenate(stages)
-    finite = np.isfinite(scores)
-    count = len(scores)
-    ranked = np.where(finite, scores, np.inf)
-    median = float(np.median(ranked)) if finite.sum() * 2 > count else None
-    whole = bool(finite.all())
-    several = whole and all(len(stage) > 1 for stage in stages)
-    return {
-        "mean": float(np.mean([stage.mean() for stage in stages])) if whole else None,
-        "ci95": 1.96 * float(sum(s.var(ddof=1) / len(s) for s in stages) ** 0.5) / len(stages) if several else None,
-        "n_tasks": count,
-        "n_nonfinite": int(count - finite.sum()),
-        "median": median,
-    }

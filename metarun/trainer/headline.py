@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from metarun.algo.algorithm import Algorithm
 from metarun.metric import Metric
-from metarun.trainer.evaluation import summary
+from metarun.report.statistics import over_tasks
 
 Scores = NDArray[np.float64]
 ReportSteps = Literal["auto", "validation", "trained", "last"]
@@ -51,7 +51,7 @@ class Headline:
 
     def best(self, stages: Sequence[Scores]) -> int:
         """Index of the best mean over the validation scores (eval_steps, tasks) of ``stages``; of equal means the first."""
-        means = [summary(*scores)["mean"] for scores in zip(*stages, strict=True)]
+        means = [over_tasks(*scores)["mean"] for scores in zip(*stages, strict=True)]
         if all(mean is None for mean in means):
             return self.place if self.path else 0
         return max(range(len(means)), key=lambda i: -np.inf if means[i] is None else self.metric.sign * means[i])
@@ -72,7 +72,7 @@ def diverged(stages: Mapping[str, Scores], look: int, metric: Metric) -> dict[st
 
     Returns:
         None if no task has diverged, else `n`, how many; `tasks`, stage, number and error (null: not finite) of the worst `NAMED`;
-        and `others`, the `summary` of all other tasks (None if there are none).
+        and `others`, the `over_tasks` summary of all other tasks (None if there are none).
     """
     bad = {name: ~(scores[look] <= FAR * scores[0].mean(where=np.isfinite(scores[0]))) for name, scores in stages.items()}
     worst = [(stages[name][look, i], name, int(i)) for name, mask in bad.items() for i in np.flatnonzero(mask)]
@@ -83,4 +83,4 @@ def diverged(stages: Mapping[str, Scores], look: int, metric: Metric) -> dict[st
         {"stage": name, "task": i, metric.name: float(error) if np.isfinite(error) else None} for error, name, i in worst[:NAMED]
     ]
     kept = [stages[name][look][~mask] for name, mask in bad.items()]
-    return {"n": len(worst), "tasks": named, "others": summary(*kept) if all(map(len, kept)) else None}
+    return {"n": len(worst), "tasks": named, "others": over_tasks(*kept) if all(map(len, kept)) else None}

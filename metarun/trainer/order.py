@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from metarun.report.statistics import over_tasks
 from metarun.rng import derive
 from metarun.tracking import Log
-from metarun.trainer.evaluation import summary
 from metarun.trainer.runstate import RunState
 from metarun.trainer.settings import Settings
 from metarun.trainer.tester import Tester, nan_for_none
@@ -41,6 +41,6 @@ class StageOrder:
         stage, headline = self.state.stages[place], self.tester.headline
         with self.state.method.testing(self.state.algorithm, place):
             scores = self.tester.validation_scores(stage)
-        mean = summary(scores[headline.best([scores])])["mean"]
+        mean = over_tasks(scores[headline.best([scores])])["mean"]
         self.log.scalars(self.state.position.step, {f"order/{stage.name}": nan_for_none(mean)})
         return -float("inf") if mean is None else headline.metric.sign * mean

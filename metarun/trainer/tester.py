@@ -5,8 +5,9 @@ from typing import Any
 
 from metarun.data.source import Stage, TaskSource
 from metarun.ranks import Ranks
+from metarun.report.statistics import over_tasks
 from metarun.tracking import Log
-from metarun.trainer.evaluation import evaluate, summary
+from metarun.trainer.evaluation import evaluate
 from metarun.trainer.headline import Headline, Scores
 from metarun.trainer.runstate import RunState
 from metarun.trainer.settings import Settings
@@ -102,7 +103,7 @@ class Tester:
     def _row(self, stages: list[Scores]) -> Row:
         """Means of the scores (eval_steps, tasks) of each stage in the order of training."""
         by_number = dict(sorted(zip(self.state.position.order, stages, strict=True)))
-        return [[summary(scores)["mean"] for scores in look] for look in zip(*by_number.values(), strict=True)]
+        return [[over_tasks(scores)["mean"] for scores in look] for look in zip(*by_number.values(), strict=True)]
 
 
 def nan_for_none(value: float | None) -> float:

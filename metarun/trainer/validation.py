@@ -3,8 +3,8 @@
 import logging
 
 from metarun.data.source import Stage
+from metarun.report.statistics import over_tasks
 from metarun.tracking import Log
-from metarun.trainer.evaluation import summary
 from metarun.trainer.meter import Meter
 from metarun.trainer.runstate import RunState
 from metarun.trainer.tester import Tester, nan_for_none
@@ -35,7 +35,7 @@ class Validation:
         metric = headline.metric
         scores = self.tester.validation_scores(stage, on_chunk=lambda: None)
         place = headline.best([scores])
-        result = summary(scores[place])
+        result = over_tasks(scores[place])
         mean = result["mean"]
         steps = {"inner_steps": headline.eval_steps[place]} if headline.eval_steps and headline.path else {}
         self.log.scalars(step, {f"val/{metric.name}": nan_for_none(mean)}, ci95=result["ci95"], **steps)

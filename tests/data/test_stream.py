@@ -10,7 +10,8 @@ from metarun.data import cifar100
 from metarun.data.cifar100 import CIFAR100
 from metarun.data.mnist import MNIST
 from metarun.data.stream import interleaved
-from metarun.trainer.evaluation import evaluate, summary
+from metarun.report.statistics import over_tasks
+from metarun.trainer.evaluation import evaluate
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_test_is_of_the_whole_set_whatever_the_number_asked_for():
 
 def test_stages_of_different_sizes_count_alike():
     a, b = torch.ones(10).numpy(), torch.zeros(1000).numpy()
-    found = summary(a, b)
+    found = over_tasks(a, b)
     assert found["mean"] == 0.5
     assert found["n_tasks"] == 1010
 

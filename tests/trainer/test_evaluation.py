@@ -8,8 +8,9 @@ from small import LINE, PICTURES, conv, images, mlp
 from metarun.algo.maml import MAML
 from metarun.algo.metalstm import MetaLSTM
 from metarun.data.sine import Sine
+from metarun.report.statistics import over_tasks
 from metarun.trainer import evaluation
-from metarun.trainer.evaluation import evaluate, summary
+from metarun.trainer.evaluation import evaluate
 
 SOURCE = Sine(0).stages(torch.device("cpu"))[0].test
 
@@ -19,7 +20,7 @@ def learner():
 
 
 def test_summary_by_hand():
-    found = summary(np.array([1.0, 2.0, 3.0, 6.0]))
+    found = over_tasks(np.array([1.0, 2.0, 3.0, 6.0]))
     assert found["mean"] == 3.0
     assert found["ci95"] == pytest.approx(1.96 * (14 / 3) ** 0.5 / 2)
     assert found["median"] == 2.5
@@ -27,11 +28,11 @@ def test_summary_by_hand():
 
 
 def test_tasks_that_are_not_finite_are_counted_not_dropped():
-    found = summary(np.array([1.0, np.inf, 2.0, 3.0, np.nan]))
+    found = over_tasks(np.array([1.0, np.inf, 2.0, 3.0, np.nan]))
     assert found["mean"] is found["ci95"] is None
     assert found["n_nonfinite"] == 2
     assert found["median"] == 3.0
-    assert summary(np.array([np.nan, np.nan, 1.0]))["median"] is None
+    assert over_tasks(np.array([np.nan, np.nan, 1.0]))["median"] is None
 
 
 def test_an_inner_loop_that_diverges_on_images_is_no_chance_result():
@@ -46,12 +47,12 @@ def test_an_inner_loop_that_diverges_on_images_is_no_chance_result():
     scores = evaluate(MAML(PICTURES, conv, 1e30, test_steps=3), Source(), 3)
     assert np.isfinite(scores[0]).all()
     assert np.isnan(scores[-1]).all()
-    assert summary(scores[-1])["n_nonfinite"] == 3
-    assert summary(scores[-1])["mean"] is None
+    assert over_tasks(scores[-1])["n_nonfinite"] == 3
+    assert over_tasks(scores[-1])["mean"] is None
 
 
 def test_one_task_has_no_interval():
-    assert summary(np.array([0.5]))["ci95"] is None
+    assert over_tasks(np.array([0.5]))["ci95"] is None
 
 
 def test_chunks_change_nothing(monkeypatch):
@@ -111,16 +112,16 @@ def test_an_ensemble_averages_predictions():
 
 def test_several_stages_by_hand():
     """The mean of the stages' means; its variance is the sum of theirs over the number of stages squared."""
-    found = summary(np.array([1.0, 3.0]), np.array([5.0, 6.0, 10.0, 7.0]))
+    found = over_tasks(np.array([1.0, 3.0]), np.array([5.0, 6.0, 10.0, 7.0]))
     assert found["mean"] == (2.0 + 7.0) / 2
     assert found["ci95"] == pytest.approx(1.96 * (2 / 2 + (14 / 3) / 4) ** 0.5 / 2)
     assert (found["n_tasks"], found["n_nonfinite"], found["median"]) == (6, 0, 5.5)
-    assert summary(np.array([1.0, 3.0]), np.array([5.0]))["ci95"] is None
+    assert over_tasks(np.array([1.0, 3.0]), np.array([5.0]))["ci95"] is None
 
 
 def test_a_median_needs_more_than_half_of_the_tasks():
-    assert summary(np.array([1.0, np.nan]))["median"] is None
-    assert summary(np.array([1.0, 4.0, np.nan]))["median"] == 4.0
+    assert over_tasks(np.array([1.0, np.nan]))["median"] is None
+    assert over_tasks(np.array([1.0, 4.0, np.nan]))["median"] == 4.0
 
 
 def test_scores_are_of_the_tasks_from_0_on_whatever_their_number():

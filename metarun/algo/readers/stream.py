@@ -15,10 +15,11 @@ from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.kinds import if_finite
 from metarun.model.network import NetworkFactory
 from metarun.model.norm import Norm
+from metarun.report import findings
+from metarun.report.findings import Finding, Probes
 
 State = tuple[Tensor, ...]
 """What such a reader remembers, the task axis first."""
-
 
 TrainOn = Literal["stream", "queries", "both"]
 """What a reader of streams learns to predict, see `StreamReader`."""
@@ -136,6 +137,11 @@ class StreamReader(Reader):
         at = F.one_hot(number.long(), both.y.shape[1] // support.ways).to(labels.dtype)
         accuracies = (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1) / support.ways
         return {"by_presentation": if_finite(accuracies.mT, logits).mT}
+
+    def findings(self, probes: Probes) -> list[Finding]:
+        if "by_presentation" not in probes:
+            return []
+        return [findings.by_presentation(probes["by_presentation"], self.spec.outputs)]
 
 
 def shift(labels: Tensor) -> Tensor:
