@@ -27,7 +27,8 @@ from metarun.algo.reptile import Reptile
 from metarun.algo.supervised import Supervised
 from metarun.cl.fisher import fisher
 from metarun.config import CONFIGS
-from metarun.data.images import Classes, ImageTasks
+from metarun.data.classes import Classes
+from metarun.data.images import ImageTasks
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape, TaskSource
 from metarun.episodes import Episodes, Examples, TaskSpec

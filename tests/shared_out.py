@@ -12,7 +12,8 @@ from runs import composed
 from metarun.build import build
 from metarun.cli import joined
 from metarun.config import CONFIGS
-from metarun.data.images import Classes, ImageData
+from metarun.data.classes import Classes
+from metarun.data.images import ImageData
 from metarun.data.sine import Sine
 from metarun.data.source import Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes

@@ -7,7 +7,7 @@ import torch
 from runs import composed
 
 from metarun.algo.supervised import Supervised
-from metarun.data.images import Classes
+from metarun.data.classes import Classes
 from metarun.data.source import TaskShape
 from metarun.data.stream import ImageStream
 from metarun.model.mlp import MLP

@@ -11,7 +11,8 @@ from updates import loop_of
 
 from metarun.algo.maml import MAML
 from metarun.config import CONFIGS
-from metarun.data.images import Classes, ImageTasks
+from metarun.data.classes import Classes
+from metarun.data.images import ImageTasks
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape
 from metarun.rng import bits

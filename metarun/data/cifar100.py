@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metarun.config import ConfigError, require
 from metarun.data import archives
-from metarun.data.images import Classes, Numbers
+from metarun.data.classes import Classes, Numbers
 from metarun.data.source import Split, task_shapes
 from metarun.data.stream import ImageStream, Sampling, Scenario
 from metarun.rng import derive

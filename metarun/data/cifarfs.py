@@ -3,7 +3,8 @@
 from typing import Literal
 
 from metarun.data import cifar100
-from metarun.data.images import Classes, ImageData, Rotations, stage_splits
+from metarun.data.classes import Classes, stage_splits
+from metarun.data.images import ImageData, Rotations
 from metarun.data.source import task_shapes
 
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metarun.config import ConfigError, nearest, require
 from metarun.data import archives
-from metarun.data.images import Classes, ImageData, Rotations, stage_splits
+from metarun.data.classes import Classes, stage_splits
+from metarun.data.images import ImageData, Rotations
 from metarun.data.source import Split, TaskShape, task_shapes
 from metarun.rng import derive
 

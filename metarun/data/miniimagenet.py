@@ -22,7 +22,8 @@ from PIL import Image, UnidentifiedImageError
 
 from metarun.config import ConfigError
 from metarun.data import archives
-from metarun.data.images import Classes, ImageData, stage_splits
+from metarun.data.classes import Classes, stage_splits
+from metarun.data.images import ImageData
 from metarun.data.pickles import load_arrays
 from metarun.data.source import Split, task_shapes
 

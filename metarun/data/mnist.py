@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from metarun.config import ConfigError, require
 from metarun.data import archives
-from metarun.data.images import Classes, Numbers, View
+from metarun.data.classes import Classes, Numbers, View
 from metarun.data.source import Split, task_shapes
 from metarun.data.stream import ImageStream, Sampling, Scenario
 from metarun.rng import derive

@@ -23,7 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from metarun.config import ConfigError, require
 from metarun.data import archives
-from metarun.data.images import Classes, ImageData, Numbers, Rotations, stage_splits
+from metarun.data.classes import Classes, Numbers, stage_splits
+from metarun.data.images import ImageData, Rotations
 from metarun.data.source import Split, task_shapes
 from metarun.rng import derive
 

@@ -1,12 +1,13 @@
-"""Labelled images one by one, as a stream for continual learning: an example is a task with one query and no support set."""
+"""Labelled examples one by one, as a stream for continual learning: an example is a task with one query and no support set."""
 
 from collections.abc import Hashable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from metarun.data.images import Classes, ImageData, Numbers, View, fits, pixels
+from metarun.data.classes import ClassData, Classes, Numbers, View, fits, take
+from metarun.data.images import ImageData
 from metarun.data.source import Split, Stage, TaskShape, TaskSource
 from metarun.episodes import Episodes, Examples, TaskSpec
 from metarun.kinds import CLASSIFICATION
@@ -23,12 +24,12 @@ Sampling = Literal["epochs", "uniform"]
 """How examples follow one another in training: all of a stage in random order, again and again; or each drawn anew."""
 
 
-class ImageStream(ImageData):
-    """A set of images whose splits all have the same classes: for tasks as in `ImageData`, or example by example.
+class ClassStream(ClassData):
+    """A set of examples whose splits all have the same classes: for tasks as in `ClassData`, or example by example.
 
     Args:
-        name, seed, images, classes, parts, train, test, views, collection: see `ImageData`; the classes of a stage are in the same
-            order in each of its splits.
+        name, seed, examples, classes, parts, train, test, common: see `ClassData`; the classes of a stage are in the same order in
+            each of its splits.
         scenario: see `Scenario`; None: few-shot tasks.
         sampling: see `Sampling`; of the examples of a scenario.
     """
@@ -37,32 +38,31 @@ class ImageStream(ImageData):
         self,
         name: str,
         seed: int,
-        images: Tensor,
+        examples: Tensor,
         classes: Classes,
         parts: Mapping[str, Mapping[Split, Numbers]],
         train: TaskShape,
         test: TaskShape,
         *,
-        views: Mapping[str, View] | None = None,
         scenario: Scenario | None = None,
         sampling: Sampling = "epochs",
-        collection: str | None = None,
+        **common: Any,
     ) -> None:
         self.scenario, self.sampling = scenario, sampling
         if scenario is None:
-            super().__init__(name, seed, images, classes, parts, train, test, views=views, collection=collection)
+            super().__init__(name, seed, examples, classes, parts, train, test, **common)
             return
         widths = [len(of["train"]) for of in parts.values()]
         one = TaskShape(min(widths), shots=0, queries=1)
-        super().__init__(name, seed, images, classes, parts, one, one, views=views, collection=collection)
+        super().__init__(name, seed, examples, classes, parts, one, one, **common)
         self.train = self.test = TaskShape(sum(widths) if scenario == "class" else max(widths), shots=0, queries=1)
         outputs = max(widths) if scenario == "domain" else sum(widths)
-        self.spec = TaskSpec(CLASSIFICATION, tuple(images.shape[1:]), outputs, outputs, name, examples=True)
+        self.spec = TaskSpec(CLASSIFICATION, tuple(examples.shape[1:]), outputs, outputs, name, examples=True)
 
     def stages(self, device: torch.device, first_class: int = 0) -> list[Stage]:
         if self.scenario is None:
             return super().stages(device, first_class)
-        images = self.images.to(device) if fits(self.images, device) else self.images
+        examples = self.examples.to(device) if fits(self.examples, device) else self.examples
         outputs, first, made = self.spec.outputs, 0, []
         for number, (name, of) in enumerate(self.parts.items()):
             labels = torch.arange(len(of["train"])) + first
@@ -71,9 +71,9 @@ class ImageStream(ImageData):
             keys = {split: derive(self.seed, "examples", split) for split in ("val", "test")}
             keys = {"train": derive(self.seed, "examples", "train", number), **keys}
             sources = [
-                ImageExamples(
+                ClassExamples(
                     key,
-                    images,
+                    examples,
                     of[split],
                     labels,
                     outputs,
@@ -89,19 +89,23 @@ class ImageStream(ImageData):
         return made
 
 
-class ImageExamples(TaskSource):
-    """The images of some classes, one by one.
+class ImageStream(ClassStream, ImageData):
+    """A `ClassStream` of images."""
+
+
+class ClassExamples(TaskSource):
+    """The examples of some classes, one by one.
 
     Args:
         key: of the random draws.
-        images: (images, C, H, W) uint8.
+        examples: (examples, *input_shape), class after class; bytes are scaled to [0, 1].
         classes: those of this split.
         labels: of each of the classes, (classes,) int64.
         outputs: of the learner.
         active: which of them an example may be, (outputs,) bool; None: all.
-        order: see `Sampling`; "given": class after class; "balanced": any number of first images has the classes in proportion, see
+        order: see `Sampling`; "given": class after class; "balanced": the first n, for any n, have the classes in proportion, see
             `interleaved`.
-        view: applied to the images (n, C, H, W) float32 in [0, 1].
+        view: applied to the examples (n, *input_shape).
         device: where examples are wanted.
     """
 
@@ -110,7 +114,7 @@ class ImageExamples(TaskSource):
     def __init__(
         self,
         key: int,
-        images: Tensor,
+        examples: Tensor,
         classes: Classes,
         labels: Tensor,
         outputs: int,
@@ -119,7 +123,7 @@ class ImageExamples(TaskSource):
         view: View | None,
         device: torch.device,
     ) -> None:
-        self.key, self.images, self.outputs, self.order, self.view, self.device = key, images, outputs, order, view, device
+        self.key, self.examples, self.outputs, self.order, self.view, self.device = key, examples, outputs, order, view, device
         self.classes_of, self.labels, self.active = classes, labels, active
         first = classes.size.cumsum(0) - classes.size
         self.count: int = int(classes.size.sum())
@@ -128,37 +132,37 @@ class ImageExamples(TaskSource):
         if order == "balanced":
             places = interleaved(key, classes.size)
             index, y = index[places], y[places]
-        self.index, self.y = index.to(images.device), y.to(device)
+        self.index, self.y = index.to(examples.device), y.to(device)
         self.context = {} if active is None else {"active": active.to(device)}
         self._epochs: dict[int, Tensor] = {}
 
-    def in_order(self) -> "ImageExamples":
+    def in_order(self) -> "ClassExamples":
         if self.order == "balanced":
             return self
-        shared = (self.key, self.images, self.classes_of, self.labels, self.outputs, self.active)
-        return ImageExamples(*shared, "given", self.view, self.device)
+        shared = (self.key, self.examples, self.classes_of, self.labels, self.outputs, self.active)
+        return ClassExamples(*shared, "given", self.view, self.device)
 
     def sample(self, ids: Tensor) -> Episodes:
         place = self._places(ids)
-        x = pixels(self.images, self.index[place], self.device, self.view).unsqueeze(1)
+        x = take(self.examples, self.index[place], self.device, self.view).unsqueeze(1)
         y = self.y[place.to(self.device, non_blocking=True)].unsqueeze(1)
         context = {name: value.expand(len(ids), -1) for name, value in self.context.items()}
         return Episodes(Examples(x[:, :0], y[:, :0], self.outputs), Examples(x, y, self.outputs), context)
 
     def content(self, ids: Tensor) -> object:
         place = self._places(ids)
-        return [self.images[self.index[place]], self.y[place.to(self.device)], self.outputs, self.active, self.view]
+        return [self.examples[self.index[place]], self.y[place.to(self.device)], self.outputs, self.active, self.view]
 
     def classes(self, ids: Tensor) -> set[Hashable]:
         index = self.index[self._places(ids)].cpu()
-        # Classes may lie in any order: the one an image is of begins last before it.
+        # Classes may lie in any order: the one an example is of begins last before it.
         start = self.classes_of.start.sort().values
         found = start[torch.bucketize(index, start, right=True) - 1]
-        return {(self.images.data_ptr(), number) for number in found.unique().tolist()}
+        return {(self.examples.data_ptr(), number) for number in found.unique().tolist()}
 
     def _places(self, ids: Tensor) -> Tensor:
-        """Which of the images the examples ``ids`` (T,) are."""
-        there = self.images.device
+        """Which of those stored the examples ``ids`` (T,) are."""
+        there = self.examples.device
         if self.order in ("given", "balanced"):
             return (ids % self.count).to(there, non_blocking=True)
         if self.order == "uniform":
@@ -174,12 +178,12 @@ class ImageExamples(TaskSource):
         known = self._epochs.get(epoch)
         if known is not None:
             return known
-        every = torch.arange(self.count, device=self.images.device)
+        every = torch.arange(self.count, device=self.examples.device)
         return bits(derive(self.key, "epoch", epoch), every, 1)[:, 0].argsort(stable=True)
 
 
 def interleaved(key: int, sizes: Tensor) -> Tensor:
-    """An order of images that lie class after class, in which any number of first ones has the classes in proportion.
+    """An order of examples that are stored class after class, in which the first n, for any n, have the classes in proportion.
 
     Each class is shuffled, since archives may be sorted within a class too (the first half of MNIST's test images is the easier
     one), and spread evenly over the whole order. Of n first images a class of size m among N has n m / N, give or take one (two

@@ -15,7 +15,8 @@ from metarun.algo.readers.lstm import LSTM
 from metarun.algo.readers.mann import MANN
 from metarun.algo.readers.snail import SNAIL
 from metarun.config import ConfigError, RangeError
-from metarun.data.images import Classes, ImageTasks
+from metarun.data.classes import Classes
+from metarun.data.images import ImageTasks
 from metarun.data.source import TaskShape
 from metarun.episodes import Examples
 

@@ -14,7 +14,8 @@ from streams import config as method_node
 
 from metarun.build import build
 from metarun.config import CONFIGS, ConfigError
-from metarun.data.images import Classes, ImageData
+from metarun.data.classes import Classes
+from metarun.data.images import ImageData
 from metarun.data.sine import Sine
 from metarun.data.source import TaskShape
 from metarun.parts import build_method, make_network

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.data.images import Classes, ImageData, ImageTasks, Rotations, augment, quarter_turns
+from metarun.data.classes import Classes
+from metarun.data.images import ImageData, ImageTasks, Rotations, augment, quarter_turns
 from metarun.data.source import TaskShape
 
 SHAPE = TaskShape(3, 2, 2)

@@ -10,8 +10,9 @@ import torch
 from runs import composed
 
 from metarun.build import build
+from metarun.data.classes import Classes
 from metarun.data.curves import CurveTasks
-from metarun.data.images import Classes, ImageTasks
+from metarun.data.images import ImageTasks
 from metarun.data.mnist import permute
 from metarun.data.provenance import FIRST, Overlap, digest, merged, overlap, record
 from metarun.data.sine import wave
