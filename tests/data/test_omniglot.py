@@ -254,7 +254,7 @@ def test_task_i_is_the_same_alone_and_in_a_batch(real):
     [
         ({"ways": 2000}, "data.ways=2000: expected at most the 688 classes of the val split"),
         ({"train_ways": 5000}, "data.train_ways=5000: expected at most the 4112 classes of the train split"),
-        ({"shots": 10}, r"data.shots \+ data.queries=25: expected at most the 20 images"),
+        ({"shots": 10}, r"data.shots \+ data.queries=25: expected at most the 20 examples"),
         ({"ways": 1}, "ways=1: expected 2 or more"),
     ],
 )

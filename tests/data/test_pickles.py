@@ -141,6 +141,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+from metarun.config import ConfigError
+from metarun.data.pickles import load_arrays
 path, draw, refused = Path(sys.argv[1]), np.random.default_rng(1), 0
 seeds = [Path(name).read_bytes() for name in sys.argv[3:]]
 for i in range(int(sys.argv[2])):
