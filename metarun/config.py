@@ -1,4 +1,4 @@
-"""Where configurations lie, what they may compute, and mistakes in them, said in one line. Imports nothing heavy."""
+"""Where configurations lie, what determines a result, and the errors for mistakes in them. Imports nothing heavy."""
 
 import difflib
 import hashlib
@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
-"""Where metarun's own choices lie: in an installed package, or in a checkout."""
+"""The folder of metarun's own choices, in an installed package or in a checkout."""
 
 NO_EFFECT: dict[str, tuple[str, ...]] = {
     "": ("seed", "restart", "any_code", "search"),
     "data": ("root",),
     "trainer": ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
 }
-"""Keys that do not change what a run computes, or (the seed) stand in its folder's name themselves."""
+"""Keys that do not change what a run computes, and the seed, which is part of the directory's name."""
 
 
 LATER: dict[str, dict[str, Any]] = {
@@ -27,17 +27,17 @@ LATER: dict[str, dict[str, Any]] = {
     "cl": {"path": "loss", "also.si.path": "loss"},
     "model": {"eps": 1e-5, "slope": 0.0, "standardise": None, "gain": 1.0, "head_init": "torch", "head_bias": 0.0},
 }
-"""Keys that came after the first version, with the values that are as before: runs keep their folders' names."""
+"""Keys added after the first version, with the values that do what it did, so that earlier runs keep their directories."""
 FORMER = {f"{node}.{key}": value for node, keys in LATER.items() for key, value in keys.items()}
-"""The same by full key: what a configuration without the key did."""
+"""The same by full key: what a configuration without the key means."""
 
 
 class ConfigError(ValueError):
-    """A mistake of the user's in a configuration or in data: one line that says what, where and what would be right."""
+    """A user's mistake in a configuration or in data, in one line: the key or file, what was found and what was expected."""
 
 
 class RangeError(ConfigError):
-    """A value of the right type that is out of range; `build` adds where in the configuration it stands."""
+    """A value of the right type that is out of range. `build` completes the key."""
 
     def __init__(self, key: str, value: object, expected: str) -> None:
         super().__init__(f"{key}={value}: expected {expected}")
@@ -45,7 +45,7 @@ class RangeError(ConfigError):
 
 
 def digest(plain: Mapping[str, Any], keep: Iterable[str] = ()) -> str:
-    """A short name of a resolved configuration, without the keys of `NO_EFFECT` but for those outside all groups to ``keep``."""
+    """A short hash of a resolved configuration without the keys of `NO_EFFECT`, except the top-level ones in ``keep``."""
     aside = NO_EFFECT | {"": tuple(key for key in NO_EFFECT[""] if key not in keep)}
     told = {key: value for key, value in plain.items() if key not in aside[""]}
     for node in told.keys() & aside.keys():
@@ -54,7 +54,7 @@ def digest(plain: Mapping[str, Any], keep: Iterable[str] = ()) -> str:
 
 
 def check_own_keys(config: Mapping[str, Any]) -> None:
-    """Raise a `ConfigError` where one of the keys outside all groups has a value of another type."""
+    """Raise a `ConfigError` if a key outside all groups has a value of the wrong type."""
     for key, kinds in {"seed": (int,), "restart": (bool,), "any_code": (bool,), "reference": (str, type(None))}.items():
         if type(config[key]) not in kinds:
             raise ConfigError(f"{key}={config[key]}: expected {kinds[0].__name__}")
@@ -67,7 +67,7 @@ def require(ok: bool, key: str, value: object, expected: str) -> None:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean x?`, or the choices where none is near, or nothing where there are none."""
+    """`; did you mean x?`; the list of choices if none is close, and nothing if there are none."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
@@ -76,7 +76,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def choose(key: str | None, table: Mapping[str, Any]) -> Any:
-    """`${choose:${data.scenario},{task: 1, class: 2}}` in a configuration: the value that belongs to a key."""
+    """The value of ``key`` in ``table``, for `${choose:${data.scenario},{task: 1, class: 2}}` in a configuration."""
     if key is None or key not in table:
         raise ConfigError(f"{key}: expected one of {', '.join(table)}")
     return table[key]

@@ -1,4 +1,4 @@
-"""`metarun show`: a picture of a few tasks, as the algorithm will see them."""
+"""`metarun show`: a picture of a few tasks, as the algorithm sees them."""
 
 from pathlib import Path
 from typing import Any

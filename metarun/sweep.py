@@ -1,4 +1,4 @@
-"""Many runs: what has become of each and how long the rest takes, read from the run directories, so that any launcher will do."""
+"""The jobs of a sweep: status and remaining time, read from the run directories, so that any launcher works."""
 
 import sys
 import threading
@@ -16,22 +16,22 @@ from metarun.signals import stopping
 from metarun.tracking import FINAL, RunFolder
 
 EVERY = 0.5
-"""Seconds between looks at the run directories."""
+"""Seconds between two reads of the run directories."""
 
 
 class SweepFailed(RuntimeError):
-    """Some of a sweep's jobs did not come to their end."""
+    """Some of a sweep's jobs failed."""
 
 
 class Job:
     """One run of a sweep: its overrides and its run directory.
 
     Args:
-        overrides: of the command line, as `KEY=VALUE`.
-        path: of the run directory.
-        source: digest of the code that would make its result now.
-        config: composed.
-        anew: what lies there already will be superseded.
+        overrides: its own overrides, as `KEY=VALUE`.
+        path: its run directory.
+        source: digest of the present code.
+        config: its composed configuration.
+        anew: whether it starts over, with `restart=true`.
     """
 
     def __init__(self, overrides: Sequence[str], path: Path, source: str, config: Any = None, *, anew: bool = False) -> None:
@@ -49,18 +49,18 @@ class Job:
         written, begun = (now != before for now, before in zip(self._look(), self._stamps, strict=True))
         if written:
             status = (self.folder.results() or {}).get("status", "failed")
-            # What stopped may go on, in this sweep too: a cluster puts a job back into its queue.
+            # A job that was stopped may resume, even in this sweep: a cluster requeues it.
             self._known = status if status in (*FINAL, "failed") else None
             return str(status)
         return "running" if begun else "waiting"
 
     def give_up(self) -> None:
-        """Nobody works on it any more: one that was running has been lost without a word, or was stopped before its training."""
+        """Settle the status once no process runs the job any more: a running job was stopped, or died without a message."""
         if self.status == "running":
             self._known = "interrupted" if stopping else "failed"
 
     def said(self) -> str:
-        """What became of it, for people: `finished`, `skipped`, `resumed at 300, finished`, `failed: …`."""
+        """Its status in words: `finished`, `skipped: finished`, `finished, resumed at update 300`, `failed: …`."""
         results = self.folder.results() or {}
         if self.skipped:
             made = "" if results["environment"]["source"] == self.source else " by other code; restart=true makes it again"
@@ -71,30 +71,30 @@ class Job:
         return f"{self.status}, resumed at update {resumed[-1]}" if resumed else self.status
 
     def why(self) -> str:
-        """What ended it, in one line."""
+        """Why it failed, in one line."""
         stopped = (self.folder.results() or {}).get("stopped")
         if stopped is None:
-            stopped = "another process is at work on this run" if held(self.folder.path) else "it ended without a word"
+            stopped = "another process is at work on this run" if held(self.folder.path) else "it ended without a message"
         return " ".join(str(stopped).split())
 
     def score(self) -> str:
-        """Its test figure with the interval, where it has one."""
+        """Its test score with the interval, if it has finished."""
         results = self.folder.results() or {}
         return figure(results) if self.status == "finished" else ""
 
     def _look(self) -> tuple[int | None, int | None]:
-        """When the results were written and when the run was begun, by the clock of the file system."""
+        """When the results were written and when the run started, by the clock of the file system."""
         paths = (self.folder.results_path, self.folder.path / ".hydra" / "overrides.yaml")
         return tuple(path.stat().st_mtime_ns if path.exists() else None for path in paths)  # type: ignore[return-value]
 
 
 class Watch:
-    """While entered, tells how far ``jobs`` are: a bar in a terminal, elsewhere a line whenever a job ends.
+    """Reports the progress of ``jobs`` within a `with` block: a bar in a terminal, elsewhere a line whenever a job ends.
 
     Args:
-        jobs: of the sweep.
-        on_look: called at each look, every half second.
-        quiet: tell nothing.
+        jobs: the jobs of the sweep.
+        on_look: called every half second.
+        quiet: report nothing.
     """
 
     def __init__(self, jobs: Sequence[Job], on_look: Callable[[], object] = lambda: None, *, quiet: bool = False) -> None:
@@ -141,7 +141,7 @@ class Watch:
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """A line a job: what tells it from the others, what became of it, its test figure, its folder."""
+    """A table with one line per job: its distinguishing overrides, status, test score and directory."""
     own = _own_overrides(jobs)
     rows = [(what, job.said(), job.score(), str(job.folder.path)) for what, job in zip(own, jobs, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -151,7 +151,7 @@ def summary(jobs: Sequence[Job]) -> str:
 
 
 def _own_overrides(jobs: Sequence[Job]) -> list[str]:
-    """What tells the jobs apart: overrides of keys that have several values, and if that is not enough, that not all have."""
+    """The overrides that distinguish the jobs: of keys with several values and, if need be, of keys that some jobs lack."""
     said: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
         for override in job.overrides:
@@ -166,7 +166,7 @@ def _own_overrides(jobs: Sequence[Job]) -> list[str]:
 
 
 def check(jobs: Iterable[Job]) -> None:
-    """Raise `SweepFailed`, with the first reason, where a job did not come to its end."""
+    """Raise `SweepFailed`, with the first reason, if a job failed."""
     jobs = list(jobs)
     bad = [job for job in jobs if job.status in ("failed", "diverged")]
     if bad:

@@ -43,7 +43,7 @@ class CheckedLoader(ConfigLoader):
         return config
 
     def _check_search_path(self, config_name: str | None, overrides: list[str]) -> None:
-        """Places to look in are folders: to look into a package is to import it."""
+        """Allow folders alone in the search path: Hydra imports a package to look into it."""
         loaded = config_name and self.repository.load_config(config_name)
         said = [OmegaConf.select(loaded.config, "hydra.searchpath")] if loaded and OmegaConf.is_dict(loaded.config) else []
         parsed = OverridesParser.create().parse_overrides(overrides)
@@ -54,7 +54,7 @@ class CheckedLoader(ConfigLoader):
                     raise ConfigError(f"hydra.searchpath={place}: expected a folder")
 
     def _check_untouched(self, hydra: DictConfig, run_mode: RunMode) -> None:
-        """Configurations from elsewhere leave Hydra's part as the command line alone makes it, but for what a sweep runs over."""
+        """Check that configurations from elsewhere change nothing of Hydra's part, except the keys of a sweep."""
         path = ConfigSearchPath()
         path.append("hydra", "pkg://hydra.conf")
         for folder in filter(Path.is_dir, own_folders(hydra)):
@@ -68,19 +68,19 @@ class CheckedLoader(ConfigLoader):
 
 
 def _plain(hydra: DictConfig) -> dict[str, Any]:
-    """Hydra's part without what it fills in itself, and without the values of a sweep."""
+    """Hydra's part without what Hydra fills in, and without the values of a sweep."""
     found: Any = OmegaConf.to_container(hydra, resolve=False)
     for key in ("runtime", "overrides", "help", "hydra_help", "mode"):
         found.pop(key, None)
     for key in ("override_dirname", "config_name", "id", "num"):
         found["job"].pop(key, None)
-    if isinstance(found["sweeper"], dict) and found["sweeper"].get("_target_") == SWEEPER:  # which looks at them itself
+    if isinstance(found["sweeper"], dict) and found["sweeper"].get("_target_") == SWEEPER:  # which checks them itself
         found["sweeper"].pop("params", None)
     return {str(key): value for key, value in found.items()}
 
 
 def folder_of(hydra: Any) -> Path | None:
-    """The working directory where all configurations are metarun's, Hydra's or those of its `conf/`; else None."""
+    """The working directory, if every configuration is from metarun, Hydra or the `conf/` there; else None."""
     own = {str(folder.resolve()) for folder in own_folders(hydra)}
     for source in hydra.runtime.config_sources:
         installed = source.schema == "pkg" and source.path.startswith(("hydra.", "hydra_plugins."))
@@ -93,7 +93,7 @@ def folder_of(hydra: Any) -> Path | None:
 
 
 def own_folders(hydra: Any) -> tuple[Path, ...]:
-    """Where metarun's and the user's own configurations lie."""
+    """The folders of metarun's and of the user's own configurations."""
     return CONFIGS, Path(hydra.runtime.cwd) / "conf"
 
 
@@ -101,10 +101,10 @@ def check_composed(config: DictConfig) -> None:
     """Check every name in a composed configuration, Hydra's own part included.
 
     Raises:
-        ConfigError: one that is not admitted, or is of another kind than belongs there.
+        ConfigError: a name is not admitted, or is of the wrong type for its place.
     """
     filled = config.copy()
-    with open_dict(filled):  # what Hydra fills in when a job begins
+    with open_dict(filled):  # Hydra fills these in when a job starts
         filled.hydra.runtime.output_dir, filled.hydra.job.id, filled.hydra.job.num = "", "", 0
         parts = {key: filled.hydra[key] for key in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")}
         hydra: Any = {key: OmegaConf.to_container(node, resolve=True) for key, node in parts.items() if OmegaConf.is_config(node)}
@@ -115,13 +115,13 @@ def check_composed(config: DictConfig) -> None:
             _check_made(node, f"hydra.callbacks.{name}")
             _check_class((node or {}).get("_target_"), Callback, f"hydra.callbacks.{name}._target_")
         for part in ("launcher", "sweeper"):
-            _check_made(hydra.get(part), f"hydra.{part}")  # Hydra itself sees to it that it is a plugin
+            _check_made(hydra.get(part), f"hydra.{part}")  # Hydra itself checks that it is a plugin
         for part in ("job_logging", "hydra_logging"):
             _check_logging(hydra.get(part) or {}, f"hydra.{part}")
 
 
 def _check_made(node: Any, key: str, *, inside: bool = False) -> None:
-    """What Hydra instantiates has one `_target_`, its own, and no other of the keys that steer it."""
+    """Check that a node that Hydra instantiates has no `_target_` below its own, and no key that controls instantiation."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             if re.fullmatch(r"_\w+_", str(name)) and (inside or name != "_target_"):
@@ -136,7 +136,7 @@ _LOGGING: dict[str, type] = {"handlers": logging.Handler, "formatters": logging.
 
 
 def _check_logging(node: Mapping[str, Any], key: str) -> None:
-    """A logging configuration makes handlers, formatters and filters, and looks up nothing but the standard streams."""
+    """Check that a logging configuration makes handlers, formatters and filters alone, and looks up the standard streams alone."""
     for group, kind in _LOGGING.items():
         for name, made in (node.get(group) or {}).items():
             for entry, value in made.items() if isinstance(made, Mapping) else ():
@@ -159,7 +159,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _check_class(target: Any, kind: type, key: str) -> None:
-    """As `metarun.declared.locate`; the standard library's classes for logging and Hydra's own callbacks are of the kind, too."""
+    """Like `metarun.declared.locate`, but also admit the standard library's logging classes and Hydra's own callbacks."""
     module, _, name = str(target).rpartition(".")
     known = {"logging": logging, "logging.handlers": logging.handlers, "hydra.experimental.callbacks": callbacks}
     if module in known:

@@ -1,4 +1,4 @@
-"""Using what was trained: a finished run's learner, tested otherwise or given tasks of one's own."""
+"""Using a finished run: test its learner under other settings, or give it tasks of your own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -42,13 +42,13 @@ SHAPE = ("ways", "shots", "queries")
 
 
 class Learner:
-    """What a finished run has learned.
+    """The learner of a finished run.
 
     Args:
-        run: its directory.
+        run: the run's directory.
 
     Raises:
-        ConfigError: there is no finished run, or its weights do not fit a learner made anew.
+        ConfigError: the directory holds no finished run, or its weights do not fit the learner that its configuration builds.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -58,47 +58,48 @@ class Learner:
             raise ConfigError(f"{run}: expected the directory of a finished run")
         self.results = results
         config = self.folder.configuration()
-        check_names(OmegaConf.to_container(config, resolve=True))  # a run from elsewhere: before anything in it is looked up
-        config.trainer = {**LATER["trainer"], **config.trainer}  # of a run from before these keys
+        check_names(
+            OmegaConf.to_container(config, resolve=True)
+        )  # the run may come from elsewhere: before any of its classes is imported
+        config.trainer = {**LATER["trainer"], **config.trainer}  # for runs made before these keys existed
         self.config = config
         # The first versions did not record the task, and only its data know a kind that metarun does not define.
         self.spec = _spec(results.get("task")) or build_data(config, build_method(config.cl)).spec
         last = checkpoint.load(self.folder.last)
         if last is None:
-            raise ConfigError(f"{self.folder.last}: the run's weights are not there")
+            raise ConfigError(f"{self.folder.last}: this run has no weights")
         self.last = last
         known = results.get("tested")
         self.trained_on: Mapping[str, Any] = known["train"] if known else self._training_images()
-        """Images of the training set, see `metarun.data.provenance.record`."""
+        """Digests of the training images, see `metarun.data.provenance.record`."""
         self.algorithm, self.states = restored(self, config, self.spec, partial(prepare, build_method(config.cl), []))
 
     def _training_images(self) -> provenance.Images:
-        """Of a run whose results do not record them."""
+        """The training images of a run whose results do not record them."""
         return provenance.merged(build_data(self.config, build_method(self.config.cl)).members("train"))
 
     def fit_predict(self, support_x: ArrayLike, support_y: ArrayLike, x: ArrayLike) -> NDArray[Any]:
-        """Adapt to a support set, as in a test, and predict.
+        """Adapt to a support set as in a test, and predict.
 
-        Batch norms are those of the run: where they are transductive, the inputs ``x`` are predicted together.
+        Batch norms behave as in the run's test: if they are transductive, the predictions for ``x`` depend on one another.
 
         Args:
-            support_x: (n, *input). Images are (n, C, H, W) or grey (n, H, W), uint8 or between 0 and 1, and are brought to the size
-                and the channels of the run's; their contrast should be that of the run's images (Omniglot: bright ink on black).
-            support_y: (n,) labels of any kind, of every class one at the least; or targets (n,) or (n, d). Classes are numbered in
-                the sorted order of their labels, on which learners with an output for each class depend.
-            x: (m, *input), what to predict.
+            support_x: (n, *input). Images are (n, C, H, W) or grey (n, H, W), uint8 or between 0 and 1, and are converted to the
+                size and channels of the run's; their contrast should match the run's images (Omniglot: bright ink on black).
+            support_y: labels (n,) of any type, at least one of each class; or targets (n,) or (n, d). Classes are numbered in the
+                sorted order of their labels, which matters to learners with one output per class.
+            x: (m, *input), the inputs to predict.
 
         Returns:
-            Labels (m,), or values (m,) or (m, d), as ``support_y`` is.
+            Labels (m,) of the type of ``support_y``, or values (m,) or (m, d).
 
         Raises:
-            ConfigError: more classes than the learner has outputs, inputs of another shape, numbers that are not finite, or a
-                prediction that is not.
+            ConfigError: there are more classes than outputs, inputs have another shape, or numbers or predictions are not finite.
         """
         inputs, queries = self._inputs(support_x, "support_x"), self._inputs(x, "x")
         y = np.asarray(support_y)
         if len(y) != inputs.shape[1]:
-            raise ConfigError(f"support_y: expected {inputs.shape[1]} of them, as many as support_x has, found {len(y)}")
+            raise ConfigError(f"support_y: expected {inputs.shape[1]}, one for each row of support_x, found {len(y)}")
         if not self.spec.kind.classes:
             targets = _finite(torch.as_tensor(y, dtype=torch.float32), "support_y").reshape(1, len(y), -1)
             support = Examples(inputs, targets)
@@ -108,13 +109,13 @@ class Learner:
         if y.dtype.kind == "f":
             _finite(torch.as_tensor(y), "support_y")
         classes, numbers = np.unique(y, return_inverse=True)
-        order = np.argsort(numbers, kind="stable")  # class after class, as tasks are
+        order = np.argsort(numbers, kind="stable")  # class by class, as in the tasks of a test
         labels = torch.as_tensor(numbers[order]).unsqueeze(0)
         support = Examples(inputs[:, torch.as_tensor(order)], labels, len(classes))
         unknown = Examples(queries, labels.new_zeros(1, queries.shape[1]), len(classes))
         try:
             outputs = self._outputs(Episodes(support, unknown))
-        except (IndexError, RuntimeError):  # a head with fewer outputs, as torch says it
+        except (IndexError, RuntimeError):  # torch's error where the head has fewer outputs than there are classes
             if len(classes) <= self.spec.outputs:
                 raise
             raise ConfigError(f"support_y: {len(classes)} classes, but this learner has outputs for {self.spec.outputs}") from None
@@ -122,10 +123,10 @@ class Learner:
         return found
 
     def _outputs(self, task: Episodes) -> torch.Tensor:
-        """Logits or values (m, outputs), the mean over the states that are tested together.
+        """Logits or values (m, outputs), averaged over the states that are tested together.
 
         Raises:
-            ConfigError: one is not finite.
+            ConfigError: a prediction is not finite.
         """
         means, steps = [], (self.results["test"].get("steps") or {}).get("n", self.algorithm.steps)
         with testing(self.algorithm):
@@ -145,7 +146,7 @@ class Learner:
         """(n, …) → (1, n, *input_shape) float32."""
         array, shape = np.asarray(values), self.spec.input_shape
         x = torch.as_tensor(array).to(torch.float32) * (1 / 255 if array.dtype == np.uint8 else 1)
-        if x.dim() == len(shape):  # grey images without an axis of channels, or numbers
+        if x.dim() == len(shape):  # grey images without a channel axis, or scalars
             x = x.unsqueeze(1)
         if len(shape) == 3 and x.dim() == 4 and x.shape[1] in (1, 3):
             x = to_shape(x, shape)
@@ -155,7 +156,7 @@ class Learner:
 
 
 def _finite(values: torch.Tensor, name: str) -> torch.Tensor:
-    """``values``, the argument called ``name``, all of which must be finite."""
+    """Return ``values``, the argument called ``name``, if all are finite."""
     bad = int((~values.isfinite()).sum())
     if bad:
         raise ConfigError(f"{name}: expected finite numbers, found {bad} of {values.numel()} that are NaN or infinite")
@@ -163,14 +164,15 @@ def _finite(values: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
-    """Test a finished run's learner under ``overrides``, without training, into its `eval/<digest>/` → what came of it.
+    """Test a finished run's learner under ``overrides``, without training, and return the result as text.
 
-    A test that was made before is shown. ``overrides`` are keys under `data`, `algo` and `trainer`; `seed`, which draws other test
-    tasks from the run's own splits, stages and permutations; `data=CHOICE`: other data, in tasks of the run's shape, images brought
-    to the size and channels of the run's; and `overlap=allow`, without which images that the run was trained on are refused.
+    The result is stored in the run's `eval/<digest>/`; a test that was made before is read from there. ``overrides`` are keys under
+    `data`, `algo` and `trainer`; `seed`, which draws other test tasks from the run's own splits, stages and permutations;
+    `data=CHOICE`, other data in tasks of the run's shape, with images converted to the run's size and channels; and
+    `overlap=allow`, without which test images that the run was trained on are refused.
 
     Raises:
-        ConfigError: no finished run, overrides that do not suit it, or test images that the run was trained on.
+        ConfigError: there is no finished run, an override does not apply to it, or it was trained on some of the test images.
     """
     learner = Learner(run)
     with in_one_line(overrides):
@@ -199,7 +201,7 @@ def evaluate(run: str | Path, overrides: Sequence[str]) -> str:
 def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str]:
     """The run's configuration under ``overrides``, and the choice of data."""
     config: DictConfig = OmegaConf.create(OmegaConf.to_container(learner.config))  # type: ignore[assignment]
-    config.trainer.test_tasks = learner.results["protocol"]["n_test_tasks"]  # a budget may have had fewer than the protocol
+    config.trainer.test_tasks = learner.results["protocol"]["n_test_tasks"]  # a budget may have cut them
     choice = learner.results["data"]
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
@@ -221,7 +223,7 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
             continue
         if key != "seed" and (group not in ("data", "algo", "trainer") or not name):
             raise ConfigError(
-                f"{key}: a learner keeps its own; eval takes data=, seed=, overlap=, and keys of data, algo and trainer"
+                f"{key}: a finished run keeps its own; eval accepts data=, seed=, overlap=, and keys of data, algo and trainer"
             )
         place, _, last = key.rpartition(".")
         parent = OmegaConf.select(config, place) if place else config
@@ -232,21 +234,21 @@ def changed(learner: Learner, overrides: Sequence[str]) -> tuple[DictConfig, str
     check_own_keys(config)
     mode, before = config.algo.get("batch_norm"), learner.config.algo.get("batch_norm")
     if mode == "running" and before != mode:
-        raise ConfigError(f"algo.batch_norm=running: this run was trained with {before} and kept no running statistics")
+        raise ConfigError(f"algo.batch_norm=running: this run was trained with {before} and has no running statistics")
     return config, choice
 
 
 def test(
     learner: Learner, config: DictConfig, known: dict[str, Any], folder: RunFolder, *, overlap_allowed: bool
 ) -> dict[str, Any]:
-    """Test the run's learner as ``config`` says → what results.json of the test says; per-task scores go to test.npz.
+    """Test the run's learner as ``config`` says, save the scores to test.npz, and return the contents of results.json.
 
     Raises:
         ConfigError: the learner does not fit the data, or was trained on some of the test images without ``overlap_allowed``.
     """
     trainer: Trainer = build(config.trainer, config.seed, key="trainer", kind=Trainer)
     method, device = build_method(config.cl), choose_device(trainer.device)
-    # The run's seed also drew its splits, stages and permutations: those are kept, and another seed draws other tasks from them.
+    # The run's seed also drew its splits, stages and permutations. They are kept; another seed draws other tasks from them.
     seed = learner.config.seed
     data = build_data(OmegaConf.merge(config, {"seed": seed}), method)  # type: ignore[arg-type]
     fit(data, learner.spec)
@@ -255,7 +257,7 @@ def test(
     stages = data.stages(device)
     tested_on = provenance.record(data, stages, trainer.test_tasks, learner.trained_on)
     check_tested(learner, config, tested_on, overlap_allowed=overlap_allowed)
-    # What a continual method keeps for each stage (heads, columns) goes with the stages of the run alone, in the order taken.
+    # What a continual method keeps per stage (heads, columns) applies to the run's own stages only, in the order of training.
     order = learner.last["position"]["order"]
     own = known["data"] == learner.results["data"] and len(stages) == len(order)
     if own:
@@ -297,21 +299,21 @@ def test(
 
 
 def check_tested(learner: Learner, config: DictConfig, tested_on: dict[str, Any], *, overlap_allowed: bool) -> None:
-    """Refuse a test on what the run was trained on, more than in its own test, and a seed that changes nothing."""
+    """Refuse test images that the run was trained on, beyond those of its own test, and a seed that changes nothing."""
     own = learner.results.get("tested") or {}
     shared, before = tested_on["overlap"], (own.get("overlap") or {}).get("images", 0)
     if shared and shared["images"] > before and not overlap_allowed:
         raise ConfigError(f"data: {provenance.Overlap(**shared)}; choose other data, or add overlap=allow")
     same_data = config.data == learner.config.data
     if same_data and config.seed != learner.config.seed and tested_on["digest"] == own.get("digest"):
-        raise ConfigError(f"seed={config.seed}: this data has the same test tasks for every seed")
+        raise ConfigError(f"seed={config.seed}: these data have the same test tasks for every seed")
 
 
 def fit(data: Data, spec: TaskSpec) -> None:
-    """Bring other data's images to the shape that a learner of ``spec`` takes.
+    """Convert the images of ``data`` to the input shape of a learner for ``spec``.
 
     Raises:
-        ConfigError: they are tasks of another kind, or no images.
+        ConfigError: the tasks are of another kind, or the inputs have another shape and are no images.
     """
     if data.spec.kind != spec.kind:
         raise ConfigError(f"data: the run learned {spec.kind.name}, and these tasks are {data.spec.kind.name}")
@@ -322,7 +324,7 @@ def fit(data: Data, spec: TaskSpec) -> None:
 
 
 def prepare(method: ContinualMethod, stages: list[Stage], algorithm: Algorithm, begun: int) -> None:
-    """Give the learner what a continual method has added to it in the stages that were begun."""
+    """Add to the learner what a continual method adds in the first ``begun`` stages."""
     method.on_start(algorithm, stages)
     for number in range(begun):
         method.grow(algorithm, number)
@@ -335,14 +337,20 @@ def restored(
     ready: Callable[[Algorithm, int], None],
     device: torch.device | None = None,
 ) -> tuple[Algorithm, list[Weights]]:
-    """The learner of a run with the weights that were tested, and their states: several where predictions were averaged.
+    """Rebuild the learner of a run with the weights that were tested.
 
     Args:
         learner: of the run.
-        config: of the run, or what of it is changed.
+        config: the run's configuration, or a changed one.
         spec: of the tasks.
-        ready: called with the learner and the number of stages begun, before its weights are loaded.
-        device: to put it on.
+        ready: called with the learner and the number of stages begun, before the weights are loaded.
+        device: of the learner.
+
+    Returns:
+        The learner, and its states: several if the run tested the mean prediction of several checkpoints.
+
+    Raises:
+        ConfigError: the weights do not fit the learner.
     """
     algorithm = build_learner(config, spec)
     last = learner.last
@@ -354,7 +362,7 @@ def restored(
     except RuntimeError as error:
         why = " ".join(str(error).split(":", 1)[-1].split())[:160]
         raise ConfigError(
-            f"{learner.folder.path}: its weights do not fit this learner, which may have other outputs ({why})"
+            f"{learner.folder.path}: its weights do not fit this learner; the number of outputs may differ ({why})"
         ) from None
     return algorithm, states
 

@@ -81,7 +81,7 @@ def test_a_watch_counts_and_a_job_that_vanished_has_failed(tmp_path, monkeypatch
     assert lines[2].startswith("sweep: 3 of 4 done, 0 running, 2 failed")
     rows = summary(jobs).splitlines()
     assert rows[0].split() == ["seed=0", "finished", "mse", "1.000", "±", "0.500", str(tmp_path / "0")]
-    assert "failed: it ended without a word" in rows[2]
+    assert "failed: it ended without a message" in rows[2]
     assert rows[-1] == "2 failed, 1 finished, 1 waiting"
     with jobs[2].folder.claimed():
         assert jobs[2].said() == "failed: another process is at work on this run"

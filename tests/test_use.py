@@ -95,8 +95,8 @@ def test_other_steps_shots_and_tasks(sine):
     ("overrides", "line"),
     [
         (["algo.inner_lrr=1"], "algo.inner_lrr: no such key; did you mean inner_lr?"),
-        (["algo=reptile"], "algo: a learner keeps its own"),
-        (["algo.batch_norm=running"], "kept no running statistics"),
+        (["algo=reptile"], "algo: a finished run keeps its own"),
+        (["algo.batch_norm=running"], "has no running statistics"),
         (["data.shots=0"], "data.shots=0: expected 1 or more"),
     ],
 )
@@ -125,7 +125,7 @@ def test_curves_are_fitted(sine):
     assert flat.shape == (10, 1)
     assert np.abs(found - flat[:, 0]).max() > 0.01  # it has looked at the support set
     np.testing.assert_array_equal(found, learner.fit_predict(x, np.sin(x), x))
-    with pytest.raises(ConfigError, match="support_y: expected 10 of them"):
+    with pytest.raises(ConfigError, match="support_y: expected 10, one for each row of support_x"):
         learner.fit_predict(x, np.zeros(9), x)
     with pytest.raises(ConfigError, match=r"x: expected \(n, 1\), found \(3, 2\)"):
         learner.fit_predict(x, np.zeros(10), np.zeros((3, 2)))
@@ -269,7 +269,7 @@ def test_a_head_has_as_many_outputs_as_it_was_trained_with(tmp_path, images):
     data = RunFolder(images).configuration().data.path
     size = ("data.size=16", "data.channels=1", "data.ways=3", "data.queries=3", "data.split=[0.5,0.25,0.25]")
     path = run_of(tmp_path / "run", "maml", "folder", f"data.path={data}", *size, "model.filters=4", "trainer.iterations=2")
-    with pytest.raises(ConfigError, match="its weights do not fit this learner, which may have other outputs"):
+    with pytest.raises(ConfigError, match="its weights do not fit this learner; the number of outputs may differ"):
         evaluate(path, ["data.ways=2"])
     pictures = np.zeros((4, 1, 16, 16))
     assert set(metarun.load(path).fit_predict(pictures, [0, 1, 0, 1], pictures)) <= {0, 1}
