@@ -6,8 +6,9 @@ Imports within functions and for type checkers count, too. A new module at the t
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+from architecture import graph, modules
 
 import metarun
 
@@ -31,35 +32,6 @@ LAYERS = (
     ("config", "ranks", "rng", "signals"),
 )
 """Packages and modules of `metarun/`, from the command line down. Those of one layer do not import one another."""
-
-
-def modules(root: Path) -> dict[str, Path]:
-    """`trainer.feed` → its file; a package is `trainer.__init__`."""
-    return {".".join(path.relative_to(root).with_suffix("").parts): path for path in sorted(root.rglob("*.py"))}
-
-
-def imported(path: Path, known: set[str]) -> Iterator[str]:
-    """Those of the ``known`` modules that a file imports anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports are not checked"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] != "metarun":
-                continue
-            places = (".".join(parts[1:count]) for count in range(len(parts), 1, -1))
-            yield next((place for place in places if place in known), "__init__")
-
-
-def graph(root: Path) -> dict[str, set[str]]:
-    """Module → the modules that it imports."""
-    found = modules(root)
-    return {name: set(imported(path, set(found))) - {name} for name, path in found.items()}
 
 
 def upward(imports: dict[str, set[str]]) -> list[str]:

@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import architecture
 import pytest
 import yaml
 
@@ -56,6 +57,43 @@ def test_the_map_of_the_tests_is_whole():
     folders = {f"tests/{path.parent.name}/" for path in (ROOT / "tests").glob("*/test_*.py")}
     assert not [name for name in folders if f"`{name}`" not in named]
     assert all(path.read_text().startswith('"""') for path in (ROOT / "tests").rglob("test_*.py"))
+
+
+def test_the_architecture_page_is_that_of_the_code():
+    page = architecture.PAGE.read_text()
+    assert architecture.stale(architecture.PACKAGE, architecture.PICTURE.read_text(), page) == []
+    files = re.findall(r"`([\w/]+\.py)`", page)
+    assert not [name for name in files if not ((ROOT / name).is_file() or (ROOT / "metarun" / name).is_file())]
+
+
+def test_a_picture_of_other_code_is_stale(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "run.py").write_text("from metarun.data import sine\nfrom metarun import rng\n")
+    (tmp_path / "data/sine.py").write_text("def draw():\n    from metarun.rng import draw\n")
+    (tmp_path / "rng.py").write_text("import torch\n")
+    imports = architecture.units(architecture.graph(tmp_path))
+    assert imports == {"data": {"rng"}, "rng": set(), "run": {"data", "rng"}}
+    assert architecture.direct(imports) == {"data": {"rng"}, "rng": set(), "run": {"data"}}
+    assert architecture.rows(imports) == [["run"], ["data"], ["rng"]]
+    drawn, page = architecture.picture(tmp_path), "`run.py` makes tasks of `data/` from `rng.py`"
+    assert [drawn.count(f">{name}</text>") for name in ("run", "data/", "rng")] == [1, 1, 1]
+    assert drawn.count("<path") == 1 + 2  # the tip, and run → data → rng
+    assert architecture.stale(tmp_path, drawn, page) == []
+    (tmp_path / "files.py").write_text("from metarun.rng import draw\n")
+    first, second = architecture.stale(tmp_path, drawn, page)
+    assert first == "docs/architecture.md: `files.py` is missing"
+    assert second.startswith("docs/architecture.svg: not the picture of the code")
+
+
+def test_an_arrow_to_a_lower_row_bends_between_the_boxes():
+    arrows = {"run": {"data", "files"}, "data": {"rng"}, "rng": {"files"}, "files": set()}
+    layers, bent = architecture.with_bends(architecture.rows(arrows), arrows)
+    assert layers == [["run"], ["data", "files@1"], ["rng", "files@2"], ["files"]]
+    assert bent["run"] == {"data", "files@1"}
+    assert (bent["files@1"], bent["files@2"]) == ({"files@2"}, {"files"})
+    places = architecture.centres(layers, bent)
+    assert len(set(places.values())) == len(places)
+    assert abs(places["data"][0] - places["files@1"][0]) > architecture.BOX[0] / 2
 
 
 def test_the_package_tells_type_checkers_that_it_is_typed():
