@@ -1,12 +1,12 @@
 """The command line as a user meets it: help, mistakes, a user's own classes, sweeps, finished runs."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import results
 
 from metarun.choices import methods, spread
 from metarun.config import CONFIGS
@@ -120,17 +120,17 @@ def test_default_run_and_again(metarun, here):
     assert done.stderr == ""  # no progress bar where stderr is no terminal
     first = done.stdout
     (folder,) = run_folders(here.folder)
-    results = json.loads((folder / "results.json").read_text())
-    assert results["status"] == "finished"
-    assert results["train"]["iterations"] == 20
-    assert f"{results['test']['by_step'][5]['mean']:.3f}" in first
+    found = results(folder)
+    assert found["status"] == "finished"
+    assert found["train"]["iterations"] == 20
+    assert f"{found['test']['by_step'][5]['mean']:.3f}" in first
     again = here(*SHORT).stdout
     assert "Already finished" in again
     assert first.splitlines()[-1] in again
     restarted = here(*SHORT, "restart=true").stdout
     assert "Already" not in restarted
-    assert json.loads((folder / "superseded/1/results.json").read_text()) == results
-    assert json.loads((folder / "results.json").read_text())["test"] == results["test"]
+    assert results(folder / "superseded/1") == found
+    assert results(folder)["test"] == found["test"]
 
 
 def test_a_sweep_runs_in_one_folder_and_goes_on_after_a_failure(here):
@@ -176,9 +176,9 @@ def test_a_users_own_algorithm_and_module(here):
     (here.folder / "conf/model/net.yaml").write_text("# A net\n_target_: mine.learner.Net\nwidth: 8\n")
     here("algo=mine", "model=net", *SHORT)
     (folder,) = run_folders(here.folder)
-    results = json.loads((folder / "results.json").read_text())
-    assert (results["algo"], results["model"]) == ("mine", "net")
-    assert len(results["test"]["by_step"]) == 3
+    found = results(folder)
+    assert (found["algo"], found["model"]) == ("mine", "net")
+    assert len(found["test"]["by_step"]) == 3
     assert "other code" not in here("algo=mine", "model=net", *SHORT).stdout
     with (package / "learner.py").open("a") as file:
         file.write("# changed\n")
@@ -195,7 +195,7 @@ def test_another_config_folder(here):
     (here.folder / "elsewhere/algo/steep.yaml").write_text(text)
     here("--config-dir", "elsewhere", "algo=steep", *SHORT)
     (folder,) = run_folders(here.folder)
-    assert json.loads((folder / "results.json").read_text())["algo"] == "steep"
+    assert results(folder)["algo"] == "steep"
     assert "  steep " in here("--help", "--config-dir", "elsewhere").stdout
 
 
@@ -210,9 +210,9 @@ def test_methods_combine(here):
     here("cl=[replay,ewc]", "data.stages=2", "cl.size=7", "cl.also.ewc.strength=3", "cl.also.ewc.samples=20", *SHORT)
     (folder,) = run_folders(here.folder)
     assert folder.parent.name == "maml-sine-replay+ewc"
-    results = json.loads((folder / "results.json").read_text())
-    assert results["cl"] == "replay+ewc"
-    assert results["continual"]["options"]["also"]["ewc"]["strength"] == 3
+    found = results(folder)
+    assert found["cl"] == "replay+ewc"
+    assert found["continual"]["options"]["also"]["ewc"]["strength"] == 3
     line = here("cl=[replay,ewc]", "cl.also.ewc.strngth=3", status=2).stderr
     assert line == "metarun: cl.also.ewc.strngth: no such key; did you mean strength?\n"
     assert here("reference=nowhere", "data.stages=2", *SHORT, status=2).stderr.startswith("metarun: reference=nowhere: expected")

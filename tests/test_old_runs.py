@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import composed, run_in, weights
+from runs import composed, results, run_in, weights
 
 import metarun
 from metarun import choices
@@ -33,7 +33,7 @@ def old(tmp_path):
 
 def finished(old):
     (path,) = (old / "maml-sine").iterdir()
-    return path, json.loads((path / "results.json").read_text())
+    return path, results(path)
 
 
 def test_its_command_finds_it(old):

@@ -1,10 +1,9 @@
 """The configuration that is kept is the one that ran, and what reads a run's configuration reads that one."""
 
-import json
-
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from runs import results
 
 import metarun
 from metarun.tracking import RunFolder
@@ -23,17 +22,17 @@ def test_default_stages_are_those_that_were_trained(here):
     expected = OmegaConf.to_container(composed, resolve=True)
     expected["data"]["stages"] = 4
     assert kept(here.folder / "run") == expected
-    assert len(json.loads((here.folder / "run/results.json").read_text())["continual"]["stages"]) == 4
+    assert len(results(here.folder / "run")["continual"]["stages"]) == 4
     assert metarun.load(here.folder / "run").config.data.stages == 4
 
 
 def test_a_budgets_cuts_are_those_that_were_made(here):
     keys = ("budget=short", "budget.test_tasks=3", "trainer.iterations=50", *SHORT)
     here(*keys, "hydra.run.dir=run")
-    results, resolved = json.loads((here.folder / "run/results.json").read_text()), kept(here.folder / "run")
-    assert results["train"]["iterations"] == resolved["trainer"]["iterations"] == 5
-    assert results["budget"] == {"name": "short", "share": 0.1}
-    assert results["protocol"]["n_test_tasks"] == resolved["trainer"]["test_tasks"] == resolved["trainer"]["val_tasks"] == 3
+    found, resolved = results(here.folder / "run"), kept(here.folder / "run")
+    assert found["train"]["iterations"] == resolved["trainer"]["iterations"] == 5
+    assert found["budget"] == {"name": "short", "share": 0.1}
+    assert found["protocol"]["n_test_tasks"] == resolved["trainer"]["test_tasks"] == resolved["trainer"]["val_tasks"] == 3
     assert {key: resolved["budget"][key] for key in ("share", "operations", "test_tasks")} == {
         "share": 1.0,
         "operations": None,

@@ -8,16 +8,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from runs import results, weights
 
 RUN = ("trainer.test_tasks=50", "trainer.figures=false", "hydra.run.dir=run", "trainer.checkpoint_every=0.2")
-
-
-def results(folder):
-    return json.loads((folder / "run/results.json").read_text())
-
-
-def weights(folder):
-    return torch.load(folder / "run/checkpoints/last.pt", weights_only=True)["algorithm"]
 
 
 def kill_when(process, path, step, number=signal.SIGKILL):
@@ -42,7 +35,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(metarun, number, sta
     assert err.count("\n") == 1
     assert "stopped at update" in err
     assert "the same command goes on" in err
-    stopped = results(metarun.folder)
+    stopped = results(metarun.folder / "run")
     assert stopped["status"] == "interrupted"
     step = torch.load(metarun.folder / "run/checkpoints/last.pt", weights_only=True)["position"]["step"]
     assert f"stopped at update {step} of 100000" in err
@@ -50,7 +43,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(metarun, number, sta
 
 def test_results_hold_what_the_contract_says(here):
     here(*RUN, "trainer.iterations=200", "trainer.paper_tasks=10", "algo.test_steps=3", "seed=4")
-    found = results(here.folder)
+    found = results(here.folder / "run")
     assert found["schema"] == 2
     assert [found[key] for key in ("algo", "data", "cl", "model", "seed")] == ["maml", "sine", "none", "mlp", 4]
     assert found["continual"] is None
@@ -78,12 +71,12 @@ def test_results_hold_what_the_contract_says(here):
 
 def test_stages_fill_the_matrix(here):
     here(*RUN, "trainer.iterations=150", "data.stages=4", "trainer.figures=true")
-    found = results(here.folder)["continual"]
+    found = results(here.folder / "run")["continual"]
     R = np.array(found["R"])
     assert R.shape == (5, 4)
     assert found["acc"] == pytest.approx(-R[4].mean())
     assert found["bwt"] == pytest.approx(-np.mean([R[4, j] - R[j + 1, j] for j in range(3)]))
-    assert results(here.folder)["test"]["mse"]["mean"] == pytest.approx(R[4].mean())
+    assert results(here.folder / "run")["test"]["mse"]["mean"] == pytest.approx(R[4].mean())
     pictures = {path.name for path in (here.folder / "run/figures").iterdir()}
     assert pictures == {"R.png", "adaptation.png", "fits.png", "learning.png", "stages.png"}
 
@@ -93,8 +86,8 @@ def test_divergence_keeps_the_last_good_checkpoint(here):
     done = here(*keys, status=1)
     assert done.stderr.count("\n") == 1
     assert "loss is" in done.stderr or "weight is not finite" in done.stderr
-    assert results(here.folder)["status"] == "diverged"
-    assert all(bool(w.isfinite().all()) for w in weights(here.folder).values())
+    assert results(here.folder / "run")["status"] == "diverged"
+    assert all(bool(w.isfinite().all()) for w in weights(here.folder / "run").values())
     again = here(*keys, status=1)
     assert "Already diverged" in again.stdout
     assert "restart=true" in again.stderr
@@ -108,9 +101,9 @@ def test_a_checkpoint_of_other_code_is_not_continued_silently(here):
     (here.folder / "run/results.json").unlink()  # as if killed before its test
     assert "the code has changed since this unfinished run began" in here(*keys, status=2).stderr
     here(*keys, "any_code=true")
-    assert results(here.folder)["train"]["resumed_at"] == [50]
+    assert results(here.folder / "run")["train"]["resumed_at"] == [50]
 
 
 def test_bfloat16_and_first_order_train(here):
     here(*RUN, "algo=fomaml", "trainer.precision=bfloat16", "trainer.iterations=30")
-    assert results(here.folder)["status"] == "finished"
+    assert results(here.folder / "run")["status"] == "finished"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from runs import results, trained
 
 import metarun as package
 from metarun.config import ConfigError
@@ -113,11 +114,19 @@ def test_a_declared_package_is_the_users_own(here, marker, monkeypatch):
     assert "inner.Learner: expected a subclass of Algorithm" in here.end(*SHORT, "algo._target_=stranger.inner.Learner")[2]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run with all that the command line leaves in its directory."""
+    folder = tmp_path_factory.mktemp("made")
+    trained(folder, *SHORT)
+    shutil.copyfile(folder / ".hydra/resolved.yaml", folder / ".hydra/config.yaml")
+    return folder
+
+
 @pytest.fixture
-def finished(here, marker, tmp_path, monkeypatch):
-    assert here.end(*SHORT, "hydra.run.dir=run")[0] == 0
+def finished(made, marker, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "run"
+    return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 def poison(run: Path, **nodes: object) -> None:
@@ -173,10 +182,10 @@ def test_a_checkpoint_runs_no_code(here, finished):
 
 def test_a_page_of_a_strangers_run_has_no_script_in_it(here, finished):
     script = "<script>fetch('x')</script>"
-    results = json.loads((finished / "results.json").read_text())
-    results["environment"] |= {"git": script, "device": script}
-    results["protocol"]["batch_norm"] = results["algo"] = script
-    (finished / "results.json").write_text(json.dumps(results))
+    found = results(finished)
+    found["environment"] |= {"git": script, "device": script}
+    found["protocol"]["batch_norm"] = found["algo"] = script
+    (finished / "results.json").write_text(json.dumps(found))
     assert here.end("report", "run")[0] == 0
     page = (here.folder / "outputs/report/report.html").read_text()
     assert "<script" not in page

@@ -1,10 +1,9 @@
 """Lines: what one step can do is known from ridge regression on the same support."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from runs import results
 
 from metarun.data.linear import Linear
 
@@ -35,9 +34,9 @@ def ridge_error(data: Linear, tasks: int) -> float:
 
 def test_maml_is_near_ridge_regression_after_one_step(here):
     """A linear model that takes one step, against the best linear estimate from the same 10 points."""
-    keys = ("trainer.iterations=3000", "trainer.figures=false", "trainer.tensorboard=false", "hydra.run.dir=run")
+    keys = ("trainer.iterations=1500", "trainer.figures=false", "trainer.tensorboard=false", "hydra.run.dir=run")
     data = ("data=linear", "data.noise=1.0", "data.x=[-1.7,1.7]", "model.widths=[]")
     here("algo=maml", "algo.inner_lr=0.4", "algo.test_steps=1", *data, *keys)
-    found = json.loads((here.folder / "run/results.json").read_text())
+    found = results(here.folder / "run")
     error = found["test"]["by_step"][1]["mean"]
     assert error < 1.2 * ridge_error(Linear(0, noise=1.0, x=(-1.7, 1.7)), 1000)
