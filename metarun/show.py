@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from metarun.build import build
-from metarun.config import ConfigError
 from metarun.data.source import Data
 from metarun.episodes import Episodes
 from metarun.report import figures
@@ -20,31 +19,24 @@ MOST_WAYS, MOST_IMAGES = 10, 10
 
 
 def show(config: DictConfig, name: str) -> dict[Path, str]:
-    """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files and stages.
-
-    Raises:
-        ConfigError: the tasks are neither of images nor of curves.
-    """
+    """Draw the first training and test tasks of each stage, to ``outputs/show/<name>-<stage>.png`` → the files and stages."""
     data: Data = build(config.data, config.seed, key="data", kind=Data)
-    images = len(data.spec.input_shape) == 3
-    if not images and data.spec.kind.classes:
-        raise ConfigError(
-            f"data={data.spec.name}: expected images or curves to draw, found inputs of shape {data.spec.input_shape}"
-        )
+    classes = data.spec.kind.classes
     written = {}
     stages = data.stages(torch.device("cpu"))
     for number, stage in enumerate(stages):
         panels: dict[str, Any] = {}
         for split, source in (("training", stage.train), ("test", stage.test)):
             if data.spec.examples:
-                x = source.sample(torch.arange(EXAMPLES)).query.x[:, 0]
+                x = as_images(source.sample(torch.arange(EXAMPLES)).query.x[:, 0])
                 panels[f"{split} examples"] = grid(x.view(-1, MOST_IMAGES, *x.shape[1:]))
                 continue
             episodes = source.sample(torch.arange(TASKS))
             for i, task in enumerate(episodes.split(1)):
-                panels[f"{split} task {i}"] = mosaic(task) if images else points(task)
+                panels[f"{split} task {i}"] = mosaic(task) if classes else points(task)
         path = Path("outputs/show") / (f"{name}-{number}.png" if len(stages) > 1 else f"{name}.png")
-        picture = figures.tasks(panels, f"{stage.name}: support, then queries" if images and not data.spec.examples else stage.name)
+        parts = ": support, then queries" if classes and not data.spec.examples else ""
+        picture = figures.tasks(panels, f"{stage.name}{parts}")
         figures.save(picture, path)
         figures.close(picture)
         written[path] = stage.name
@@ -52,14 +44,26 @@ def show(config: DictConfig, name: str) -> dict[Path, str]:
 
 
 def mosaic(task: Episodes) -> NDArray[np.float64]:
-    """One task of images: a row a class, its support images, a gap, its queries → (height, width, channels) in [0, 1]."""
+    """One task: a row for each class, its support examples, a gap, its queries → (height, width, channels) in [0, 1]."""
     ways = task.support.ways or 1
     parts = []
-    for examples in (task.support, task.query):
-        x = examples.x[0]
+    shown = as_images(torch.cat([task.support.x[0], task.query.x[0]]))
+    for x in shown.split([task.support.x.shape[1], task.query.x.shape[1]]):
         parts.append(grid(x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :MOST_IMAGES]))  # class by class, as tasks of images are
     gap = np.full((parts[0].shape[0], max(1, x.shape[-1] // 4), parts[0].shape[2]), 0.5)
     return np.concatenate([parts[0], gap, parts[1]], axis=1)
+
+
+def as_images(x: Tensor) -> Tensor:
+    """Examples (n, *input_shape) → (n, C, H, W) in [0, 1]: images as they are, other numbers as shades between their extremes.
+
+    A vector is one row of pixels, a sequence of vectors a row for each.
+    """
+    if x.dim() == 4:
+        return x
+    rows = x.reshape(len(x), 1, -1, x.shape[-1]).double()
+    low, high = rows.amin(), rows.amax()
+    return (rows - low) / (high - low).clamp(min=1e-12)
 
 
 def grid(images: Tensor) -> NDArray[np.float64]:

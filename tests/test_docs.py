@@ -1,16 +1,21 @@
 """The code in the documentation is run, not believed."""
 
+import json
 import re
 import shlex
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from runs import composed, results
+from small import LINE, PICTURES, conv, images, mlp, regression
 
 from metarun import choices, cli
 from metarun.config import CONFIGS
+from metarun.model.network import as_network
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -18,7 +23,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 OF_IMAGES = ("trainer.iterations=60", "trainer.val_tasks=10", "trainer.test_tasks=50", "trainer.figures=false", "model.filters=8")
 OF_WAVES = ("trainer.iterations=20", "trainer.val_tasks=10", "trainer.test_tasks=10")
-OWN = {"ridge", "arrays", "mine", "freeze", "absolute_sine"}
+OWN = {"ridge", "arrays", "mine", "freeze", "absolute_sine", "features", "boil", "rwalk"}
 """Choices of a user's own in the examples."""
 
 
@@ -92,6 +97,85 @@ def test_a_data_set_of_ones_own(written):
         written("data=arrays", "data.path=none.npz", status=2).stderr == "metarun: data.path=none.npz: No such file or directory\n"
     )
     assert "Images and labels in a .npz file" in written("--help").stdout
+
+
+def lines(name: str) -> int:
+    return len(blocks("adding.md")[name].splitlines())
+
+
+def save_table(folder):
+    """A class is a direction in four dimensions; the second feature is a thousand times larger than the others."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(25), 12)
+    x = (rng.normal(size=(25, 4))[labels] + 0.2 * rng.normal(size=(len(labels), 4))) * np.array([1, 1000, 1, 1])
+    rows = [f"{','.join(f'{v:.5f}' for v in row)},class {label}" for row, label in zip(x, labels, strict=True)]
+    (folder / "table.csv").write_text("\n".join(["a,b,c,d,label", *rng.permutation(rows)]))
+
+
+OF_TABLE = ("data=features", "data.path=table.csv", "trainer.iterations=60", "trainer.val_tasks=10", "trainer.test_tasks=50")
+
+
+def test_features_of_a_table(written):
+    save_table(written.folder)
+    assert lines("features.py") < 30
+    for algo in ("protonet", "maml", "finetune"):
+        written(*OF_TABLE, f"algo={algo}", f"hydra.run.dir={algo}")
+        assert results(written.folder / algo)["test"]["accuracy"]["mean"] > 0.4, algo  # chance is 0.2
+    assert results(written.folder / "protonet")["test"]["accuracy"]["mean"] > 0.7
+    assert written("show", *OF_TABLE[:2]).stdout == "outputs/show/features.png\n"
+    assert (written.folder / "outputs/show/features.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_stages_of_a_table_and_mistakes_in_it(written):
+    save_table(written.folder)
+    stages = (*OF_TABLE, "data.ways=2", "data.stages=2", "cl=ewc", "hydra.run.dir=stages")
+    written(*stages)
+    assert np.shape(results(written.folder / "stages")["continual"]["R"]) == (3, 2)  # the first row before training
+    assert "data.ways=9: expected at most the 5 classes" in written(*OF_TABLE, "data.ways=9", status=2).stderr
+    (written.folder / "table.csv").write_text("a,label\none,1\n")
+    assert re.fullmatch(r"metarun: data.path=table.csv: could not convert .*'one'.*\n", written(*OF_TABLE, status=2).stderr)
+    assert written("data=features", "data.path=no.csv", status=2).stderr == "metarun: data.path=no.csv: no.csv not found.\n"
+
+
+@pytest.mark.parametrize("of", ["data=sine", "data=arrays data.path=images.npz"])
+def test_boil_runs(of, written):
+    save_images(written.folder)
+    assert lines("boil.py") < 30
+    short = OF_IMAGES if "arrays" in of else (*OF_WAVES, "trainer.figures=false")
+    written("algo=boil", *of.split(), *short, "hydra.run.dir=run")
+    assert results(written.folder / "run")["algo"] == "boil"
+
+
+@pytest.mark.parametrize("model", ["mlp", "conv4", "one's own"])
+def test_boil_adapts_the_body_and_leaves_the_head(model, written):
+    own = run_path(str(written.folder / "mynet.py"))["Tiny"]
+    spec, tasks, network = {
+        "mlp": (LINE, regression, mlp),
+        "conv4": (PICTURES, images, conv),
+        "one's own": (LINE, regression, lambda outputs: as_network(own((1,), outputs, width=8))),
+    }[model]
+    learner = run_path(str(written.folder / "boil.py"))["BOIL"](spec, network, 0.1).double()
+    assert len(learner.network.parts["head"]) == 2
+    adapted = learner.adapt(tasks(tasks=1).support).weights
+    moved = {name for name, w in learner.network.weights().items() if not torch.equal(adapted[name].view_as(w), w)}
+    assert moved == learner.network.parts["body"]
+
+
+def test_a_method_like_rwalk(written):
+    assert lines("rwalk.py") < 50
+    scores = {}
+    for strength in (0, 1000):
+        said = ("data=sine", "data.stages=2", "cl=rwalk", f"cl.strength={strength}")
+        written(*said, *OF_WAVES, "trainer.log_every=5", "trainer.figures=false", f"hydra.run.dir={strength}")
+        scores[strength] = np.load(written.folder / f"{strength}/test.npz")["scores"]
+    found = results(written.folder / "1000")
+    assert found["cl"] == "rwalk"
+    assert {"strength": 1000, "decay": 0.9, "damping": 0.001}.items() <= found["continual"]["options"].items()
+    assert not np.array_equal(scores[0], scores[1000])  # it holds weights
+    metrics = [json.loads(line) for line in (written.folder / "1000/metrics.jsonl").read_text().splitlines()]
+    penalties = [line["train/penalty"] for line in metrics if "train/penalty" in line]
+    assert penalties
+    assert max(penalties) > 0
 
 
 def test_an_algorithm_of_ones_own(written):

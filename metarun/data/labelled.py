@@ -1,5 +1,7 @@
 """Labelled examples in any order as a data set: classes, splits, stages and standardised features follow from the labels."""
 
+import hashlib
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -58,10 +60,13 @@ class LabelledData(ClassData):
         classes, count = Classes.of_sizes(sizes.tolist()), len(labels)
         parts = {name: random_split(count, split, split_seed)} if stages is None else stage_splits(count, stages, seed)
         x = x[y.argsort(stable=True)]
+        digest = hashlib.blake2b(x.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
         if standardise:
             numbers = np.concatenate([of["train"] for of in parts.values()])
             x = standardised(x, classes.some(numbers))
-        super().__init__(name, seed, x, classes, parts, *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries))
+        shapes = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
+        # Examples have numbers within these data alone: other contents under the same name are another collection.
+        super().__init__(name, seed, x, classes, parts, *shapes, collection=f"{name} {digest}")
 
 
 def standardised(x: Tensor, classes: Classes) -> Tensor:

@@ -87,6 +87,13 @@ def test_splits_are_shares_of_the_classes_and_drawn_by_their_seed():
         random_split(10, (0.5, 0.2, 0.2), 0)
 
 
+def test_examples_are_numbered_within_equal_data_alone():
+    x, y = labelled((2,))
+    one, same, other = (LabelledData("own", 0, part, y, ways=2, queries=2).members("test") for part in (x, x.clone(), x + 1))
+    assert one == same
+    assert not one.keys() & other.keys()
+
+
 def test_mistakes_are_named():
     x, y = labelled((2,))
     with pytest.raises(ConfigError, match="data=own: expected a label for each example, found 160 examples and 159 labels"):
