@@ -16,7 +16,7 @@ CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "config
 NO_EFFECT: dict[str, tuple[str, ...]] = {
     "": ("seed", "restart", "any_code", "search"),
     "data": ("root",),
-    "trainer": ("device", "threads", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
+    "trainer": ("device", "threads", "compile", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
 }
 """Keys that do not change what a run computes, and the seed, which is part of the directory's name."""
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from metarun.kinds import Kind
 
@@ -34,11 +33,16 @@ class Examples(NamedTuple):
         """
         if self.ways is None:
             raise ValueError("expected labels of classes, found targets")
-        return F.one_hot(self.y, self.ways).to(dtype)
+        return one_hot(self.y, self.ways, dtype)
 
     def targets(self, dtype: torch.dtype) -> Tensor:
         """Labels one-hot, (T, n, ways), or targets as they are, (T, n, d)."""
         return self.y if self.ways is None else self.one_hot(dtype)
+
+
+def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """``labels`` (…) below ``classes`` → (…, classes), without waiting for the device to check them, as `F.one_hot` does."""
+    return (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What every learner is: it adapts to the support sets of T tasks at once, then predicts their queries."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -125,21 +125,26 @@ class Algorithm(nn.Module, ABC):
         """
         return self.losses(episodes), {}
 
-    def backward(self, episodes: Episodes) -> Tensor:
+    def backward(self, episodes: Episodes, chunk: Callable[[Episodes, int], Tensor] | None = None) -> Tensor:
         """Add the outer gradient, the mean over tasks, to the gradients of the slow weights → the tasks' losses (T,), detached.
 
-        Where tasks have weights, the mean is weighted; the losses returned are not.
+        Where tasks have weights, the mean is weighted; the losses returned are not. ``chunk`` computes what one chunk contributes;
+        None: `backward_chunk`.
         """
-        losses = []
+        losses, chunk = [], chunk or self.backward_chunk
         draws = torch.get_rng_state() if self.draws_once else None
         for part in episodes.split(self.chunk(episodes)):
             if draws is not None:  # the gradient must not depend on how many tasks are processed at once
                 torch.set_rng_state(draws)
-            loss, given = self.gradients(part)
-            self.accumulate(loss, given, part, len(episodes))
-            losses.append(loss.detach())
+            losses.append(chunk(part, len(episodes)))
         self.write_statistics()
         return torch.cat(losses)
+
+    def backward_chunk(self, part: Episodes, tasks: int) -> Tensor:
+        """Add what a chunk of an update of ``tasks`` tasks contributes to its gradient → the chunk's losses, detached."""
+        losses, given = self.gradients(part)
+        self.accumulate(losses, given, part, tasks)
+        return losses.detach()
 
     def accumulate(self, losses: Tensor, given: Weights, part: Episodes, tasks: int) -> None:
         """Add what a chunk contributes to the mean gradient of all ``tasks`` tasks of an update; see `gradients`."""
@@ -151,6 +156,14 @@ class Algorithm(nn.Module, ABC):
         for name, gradient in given.items():
             w, mean = weights[name], weighted(gradient.detach(), part).sum(0) / tasks
             w.grad = mean if w.grad is None else w.grad + mean
+
+    @property
+    def phase(self) -> Hashable | None:
+        """Updates of one phase compute the same function of the weights and the tasks, which can be compiled.
+
+        None: the next update computes another. Override this where `progress` decides.
+        """
+        return 0
 
     def trajectory(self, support: Examples, x: Tensor, steps: int | None = None) -> Tensor:
         """Predictions after each of `eval_steps`, (eval steps, T, n, outputs); (1, T, n, outputs) for learners without steps."""
@@ -261,7 +274,22 @@ class Algorithm(nn.Module, ABC):
     def observe(self, norm: Norm, statistics: RunningStatistics | None = None) -> None:
         """Keep what a training pass saw, for the running statistics."""
         if self.training and norm.seen:
-            self._seen.setdefault(statistics or self.network.statistics, []).append(norm.seen)
+            self.keep_seen(statistics or self.network.statistics, norm.seen)
+
+    def keep_seen(self, statistics: RunningStatistics, seen: Statistics) -> None:
+        """Keep what a training pass saw for these running statistics."""
+        self._seen.setdefault(statistics, []).append(seen)
+
+    def take_pending(self) -> Any:
+        """Hand out, as nested lists and tuples, what this update's passes have left for `write_statistics`, and forget it."""
+        taken = [(statistics, list(seen.items())) for statistics, several in self._seen.items() for seen in several]
+        self._seen.clear()
+        return taken
+
+    def add_pending(self, pending: Any) -> None:
+        """Take back a result of `take_pending`."""
+        for statistics, seen in pending:
+            self.keep_seen(statistics, dict(seen))
 
     def write_statistics(self) -> None:
         """Move the running statistics by what this update's passes saw, once an update."""

@@ -1,6 +1,6 @@
 """Learners that adapt by gradient steps on the support set: what they share, and the hooks by which they differ."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -62,6 +62,11 @@ class GradientLearner(Algorithm):
         self.inner_steps = self.trained_steps = inner_steps
         self.steps = test_steps
         self.frozen: frozenset[str] = frozenset()
+
+    @property
+    def phase(self) -> Hashable | None:
+        """None with `recompute`: a program would keep what that leaves out."""
+        return None if self.recompute else 0
 
     def passes(self, episodes: Episodes) -> float:
         return 1.0 + self.inner_steps

@@ -1,5 +1,6 @@
 """MAML++ (Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019)."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -88,6 +89,11 @@ class MAMLpp(GradientLearner):
     def statistics(self, step: int) -> RunningStatistics:
         of_step: RunningStatistics = self.step_statistics[min(step, self.inner_steps - 1)]  # type: ignore[assignment]
         return of_step
+
+    @property
+    def phase(self) -> Hashable | None:
+        """None while the weights of the steps' losses are annealed; then whether gradients are of the first order."""
+        return None if self.progress < self.multi_step or self.recompute else self.progress < self.first_order_until
 
     def losses(self, episodes: Episodes) -> Tensor:
         self.first_order = self.progress < self.first_order_until

@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from metarun.episodes import Examples, TaskSpec
+from metarun.episodes import Examples, TaskSpec, one_hot
 
 OF_TARGETS, OF_CLASSES = 11, 6
 """How many there are."""
@@ -46,7 +45,7 @@ def _standardised(values: Tensor) -> Tensor:
 
 
 def _of_classes(x: Tensor, y: Tensor, ways: int) -> list[Tensor]:
-    members = F.one_hot(y, ways).to(x.dtype)
+    members = one_hot(y, ways, x.dtype)
     means = members.mT @ x / members.sum(1).unsqueeze(-1)
     within = (x - members @ means).square().mean((1, 2))
     between = (means - means.mean(1, keepdim=True)).square().mean((1, 2))

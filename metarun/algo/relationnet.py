@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from metarun.algo.algorithm import Algorithm
 from metarun.config import require
-from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.episodes import Episodes, Examples, TaskSpec, one_hot
 from metarun.kinds import Classification, Kind
 from metarun.model.layers import as_images, convolve, max_pool
 from metarun.model.network import Network, NetworkFactory, Weights, embedding_shape
@@ -64,7 +64,7 @@ class RelationNet(Algorithm):
 
     def losses(self, episodes: Episodes) -> Tensor:
         scores = self.predict(self.adapt(episodes.support), episodes.query.x)
-        return (scores - F.one_hot(episodes.query.y, scores.shape[-1]).to(scores.dtype)).square().flatten(1).mean(1)
+        return (scores - one_hot(episodes.query.y, scores.shape[-1], scores.dtype)).square().flatten(1).mean(1)
 
 
 class RelationModule(Network):

@@ -103,6 +103,17 @@ class Reptile(GradientLearner):
         self._tasks += len(episodes)
         return losses, {name: w - end.weights[name] for name, w in adapting.items()}
 
+    def take_pending(self) -> Any:
+        taken = super().take_pending(), self._seconds, self._tasks
+        self._seconds, self._tasks = [], 0
+        return taken
+
+    def add_pending(self, pending: Any) -> None:
+        seen, seconds, tasks = pending
+        super().add_pending(seen)
+        self._seconds += seconds
+        self._tasks += tasks
+
     @torch.no_grad()
     def write_statistics(self) -> None:
         super().write_statistics()

@@ -1,5 +1,6 @@
 """Learners that embed a task and adapt from an initialisation of its own (Vuorio et al., NeurIPS 2019; Yao et al., ICML 2019)."""
 
+from collections.abc import Callable, Hashable
 from functools import partial
 from math import prod
 from typing import Any, Literal
@@ -198,19 +199,24 @@ class TaskEmbed(UnrolledLearner):
         losses = self._query_losses(episodes, self.end(episodes.support))
         return losses + self.metric_losses(episodes) if self.encoder == "similarity" else losses
 
-    def backward(self, episodes: Episodes) -> Tensor:
+    @property
+    def phase(self) -> Hashable | None:
+        """None where an update also remembers its tasks."""
+        return None if self.nearest else super().phase
+
+    def backward(self, episodes: Episodes, chunk: Callable[[Episodes, int], Tensor] | None = None) -> Tensor:
         """As for any learner, after the metric loss, which compares all tasks of the update and is not a sum over chunks.
 
         Raises:
             ConfigError: encoder=similarity is given one task.
         """
         if self.encoder != "similarity":
-            return super().backward(episodes)
+            return super().backward(episodes, chunk)
         if len(episodes) == 1:
             raise ConfigError("algo.encoder=similarity: compares the tasks of an update, found one; set trainer.tasks to 2 or more")
         compared = self.metric_losses(episodes)
         self.accumulate(compared, {}, episodes, len(episodes))
-        return super().backward(episodes) + compared.detach()
+        return super().backward(episodes, chunk) + compared.detach()
 
     def gradients(self, episodes: Episodes) -> tuple[Tensor, Weights]:
         end = self.end(episodes.support)

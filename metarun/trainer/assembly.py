@@ -13,6 +13,7 @@ from metarun.signals import Signals
 from metarun.tracking import Log, RunFolder
 from metarun.trainer.best import BestWeights
 from metarun.trainer.boundary import Boundary
+from metarun.trainer.compiled import Programs
 from metarun.trainer.detector import BoundaryDetector
 from metarun.trainer.draws import Draws
 from metarun.trainer.feed import Feed
@@ -96,7 +97,15 @@ def assemble(
         state=state,
         draws=draws,
         feed=Feed(settings.tasks, sharding, state.stages[0].train.sample(torch.arange(1))),
-        update=Update(algorithm, method, state.optimizer, settings, sharding, state.guard),
+        update=Update(
+            algorithm,
+            method,
+            state.optimizer,
+            settings,
+            sharding,
+            state.guard,
+            Programs(algorithm) if settings.compile == "on" else None,
+        ),
         order=StageOrder(settings, state, tester, log),
         boundary=Boundary(state, draws, log, reset_optimizer=settings.reset_optimizer, restart_schedule=stream is None),
         stream=stream,

@@ -39,6 +39,8 @@ class Settings:
         deterministic: the same bytes from run to run on one machine, at the cost of some speed; refuses operations that cannot.
         precision: "float32"; "tf32": a GPU's matrix products in TensorFloat-32, as torch's convolutions are anyway; or "bfloat16"
             by autocast.
+        compile: "on": compile the learner's part of an update, inner and outer gradients together, see `metarun.trainer.compiled`;
+            what cannot be compiled is computed eagerly, and said so. Weights differ from those of "off" by rounding.
         reset_optimizer: start each stage with a new optimizer state. The state of weights of which each stage has its own
             (cl=heads) is dropped in any case.
         order: of the stages, see `Order`.
@@ -73,6 +75,7 @@ class Settings:
     nonfinite: Literal["stop", "skip"] = "stop"
     deterministic: bool = False
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: Literal["on", "off"] = "off"
     reset_optimizer: bool = False
     order: Order = "given"
     switch: float | None = None

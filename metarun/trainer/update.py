@@ -10,6 +10,7 @@ from torch import Tensor
 from metarun.algo.algorithm import Algorithm, weighted
 from metarun.cl.method import ContinualMethod, implicit
 from metarun.episodes import Episodes
+from metarun.trainer.compiled import Programs
 from metarun.trainer.guard import Guard
 from metarun.trainer.optimizer import OuterOptimizer
 from metarun.trainer.settings import Settings
@@ -42,6 +43,7 @@ class Update:
         settings: for `clip`, `clip_value` and `precision`.
         sharding: which tasks this process learns from.
         guard: reverts updates that are not finite; None: no update is reverted.
+        programs: compute the learner's gradient; None: it is computed eagerly.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class Update:
         settings: Settings,
         sharding: Sharding,
         guard: Guard | None = None,
+        programs: Programs | None = None,
     ) -> None:
         self.algorithm, self.method, self.optimizer = algorithm, method, optimizer
         self.settings, self.sharding, self.guard = settings, sharding, guard
+        self._gradient = programs.backward if programs else algorithm.backward
         self.device = next(algorithm.parameters()).device
 
     def __call__(self, episodes: Episodes) -> Step:
@@ -87,7 +91,7 @@ class Update:
     def _backward(self, own: Episodes) -> Tensor:
         """The learner's losses (T,), their gradients left in the weights."""
         with self.sharding.ranks.independent_draws(self.device, shared=self.algorithm.draws_once):
-            return self.algorithm.backward(own)
+            return self._gradient(own)
 
     def _backward_of_method(self, episodes: Episodes) -> Tensor | None:
         """The method's term of the loss, its gradient added to the learner's."""

@@ -26,11 +26,11 @@ def stop_after(monkeypatch, updates):
     for kind in {Algorithm, *subclasses(Algorithm)}:
         if "backward" in vars(kind):
 
-            def stopping(self, episodes, own=kind.backward):
+            def stopping(self, episodes, *chunk, own=kind.backward):
                 made.add(self.progress)
                 if len(made) > updates:
                     raise Interrupted(15, "stopped")
-                return own(self, episodes)
+                return own(self, episodes, *chunk)
 
             monkeypatch.setattr(kind, "backward", stopping)
 

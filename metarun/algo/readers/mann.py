@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from metarun.algo.readers.stream import State, StreamReader
 from metarun.config import require
-from metarun.episodes import TaskSpec
+from metarun.episodes import TaskSpec, one_hot
 from metarun.model.network import NetworkFactory
 
 
@@ -85,7 +85,7 @@ class MANN(StreamReader):
         gate = self.gates(hidden).sigmoid().unsqueeze(-1)
 
         # Stable, so that equal usage is settled alike on every device and in every batch.
-        least_used = F.one_hot(usage.argsort(dim=1, stable=True)[:, : self.heads], self.slots).to(x.dtype)
+        least_used = one_hot(usage.argsort(dim=1, stable=True)[:, : self.heads], self.slots, x.dtype)
         writing = gate * reading + (1 - gate) * least_used
         memory = memory * (1 - least_used.sum(1)).unsqueeze(-1) + writing.mT @ contents
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from metarun.algo.metalearner import Reader, in_order
 from metarun.algo.metric_space import class_means, squared_distances
 from metarun.config import require
-from metarun.episodes import Episodes, Examples, TaskSpec
+from metarun.episodes import Episodes, Examples, TaskSpec, one_hot
 from metarun.kinds import if_finite
 from metarun.model.network import NetworkFactory
 from metarun.model.norm import Norm
@@ -134,7 +134,7 @@ class StreamReader(Reader):
         logits = self.stream(self.embed(both.x, norm), labels)
         right = logits.argmax(-1) == both.y
         number = (labels.cumsum(1) * labels).sum(-1) - 1  # how often its class has been shown before
-        at = F.one_hot(number.long(), both.y.shape[1] // support.ways).to(labels.dtype)
+        at = one_hot(number.long(), both.y.shape[1] // support.ways, labels.dtype)
         accuracies = (right.to(labels.dtype).unsqueeze(1) @ at).squeeze(1) / support.ways
         return {"by_presentation": if_finite(accuracies.mT, logits).mT}
 
