@@ -169,7 +169,7 @@ def record_runs(records: dict[str, Record], found: Iterable[Run], folder: Path) 
 
 def cell_of(run: Run) -> Cell | None:
     """The published cell that a run's command names; None: there is none."""
-    said = {f"{key}={value}" for key, value in run.said.items()}
+    said = {f"{key}={value}" for key, value in run.overrides.items()}
     for cell in cells().values():
         if {override.lstrip("+") for override in cell.overrides} <= said:
             return cell

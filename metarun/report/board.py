@@ -1,4 +1,4 @@
-"""The board: every published cell with what was measured under its whole protocol, from records alone. Imports no torch."""
+"""The board: every published value beside its measurement under the full protocol, from records alone. Imports no torch."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A published figure and the runs that measured it."""
+    """A published value and the runs that measured it."""
 
     cell: Cell
     figure: str
@@ -35,36 +35,36 @@ class Entry:
 
     @property
     def values(self) -> list[float]:
-        """The figure by seed; NaN where it is not finite."""
+        """The measured value of each seed; NaN where it is not finite."""
         return [float("nan") if (mean := run.figures[self.figure][0]) is None else mean for run in self.runs]
 
     @property
     def metric(self) -> Metric:
-        """That of its record; an entry without a record has nothing to show in it."""
+        """Metric of the record. An entry without a record shows no value, so any metric will do."""
         return KNOWN[self.record.metric] if self.record else ACCURACY
 
     @property
     def verdict(self) -> str:
-        """Of the equivalence test (docs/protocols.md), or `not run`."""
+        """Verdict of the equivalence test (docs/protocols.md), or `not run`."""
         if not self.values:
             return NOT_RUN
         return verdict(*over_seeds(self.values), len(self.values), self.published, self.metric)
 
     @property
     def seeds_wanted(self) -> int:
-        """Seeds that a verdict is likely to take: those of `verdict.seeds_wanted`, or the fewest where two are not there yet."""
+        """Number of seeds that a verdict is likely to need: `verdict.seeds_wanted`, or the minimum if fewer than two have run."""
         if len(self.values) < 2 or not np.isfinite(self.values).all():
             return SEEDS
         return seeds_wanted(float(np.std(self.values, ddof=1)), margin(self.published, self.metric))
 
     def cells(self) -> list[str]:
-        """The texts of its row, see `HEADS`."""
+        """The texts of its row, one per column of `HEADS`."""
         mark = "" if self.published.verified == "paper" else " ?"
         interval = f" ± {self.published.ci95:.{self.published.digits}f}" if self.published.ci95 is not None else ""
-        told = f"{self.published.value:.{self.published.digits}f}{interval}{mark}"
+        printed = f"{self.published.value:.{self.published.digits}f}{interval}{mark}"
         first = [f"`{self.cell.name}`", self.figure if self.figure not in ("test", "acc") else ""]
         if not self.runs:
-            return [*first, "", "", told, "", NOT_RUN, *[""] * 7]
+            return [*first, "", "", printed, "", NOT_RUN, *[""] * 7]
         digits = self.metric.digits
         mean, ci95 = over_seeds(self.values)
         measured = f"{mean:.{digits}f}" + ("" if ci95 is None else f" ± {ci95:.{digits}f}") if np.isfinite(mean) else "not finite"
@@ -73,21 +73,21 @@ class Entry:
             *first,
             measured,
             f"± {sum(tasks) / len(tasks):.{digits}f}" if len(tasks) == len(self.runs) else "",
-            told,
+            printed,
             f"± {margin(self.published, self.metric):.3g}",
             self.verdict,
             str(len(self.runs)),
             str(self.seeds_wanted) if np.isfinite(mean) else "",
-            _each(f"{run.updates:,}" for run in self.runs),
-            _each(f"{run.test_tasks:,}" for run in self.runs if run.test_tasks),
+            _distinct(f"{run.updates:,}" for run in self.runs),
+            _distinct(f"{run.test_tasks:,}" for run in self.runs if run.test_tasks),
             f"{sum(run.seconds for run in self.runs) / 60:.0f}",
-            _each(run.device for run in self.runs),
-            _each(run.commit or "" for run in self.runs),
+            _distinct(run.device for run in self.runs),
+            _distinct(run.commit or "" for run in self.runs),
         ]
 
 
 def board(records: Mapping[str, Record]) -> list[Entry]:
-    """All published figures with their records, those of one paper together."""
+    """All published values with their records, grouped by paper."""
     entries = [
         Entry(cell, figure, value, records.get(cell.name)) for cell in cells().values() for figure, value in cell.published.items()
     ]
@@ -96,13 +96,13 @@ def board(records: Mapping[str, Record]) -> list[Entry]:
 
 
 def totals(entries: list[Entry]) -> str:
-    """How many figures have which verdict, in one line: `12 reproduced, 3 inconclusive, 98 not run`."""
+    """The number of values with each verdict, in one line: `12 reproduced, 3 inconclusive, 98 not run`."""
     counts = Counter(entry.verdict for entry in entries)
     return ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
 
 
 def markdown(entries: list[Entry]) -> str:
-    """The page docs/reproduced.md."""
+    """The text of docs/reproduced.md."""
     lines = [
         "# Published figures, measured",
         "",
@@ -127,5 +127,5 @@ def _row(cells: list[str] | tuple[str, ...]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _each(texts: Iterable[str]) -> str:
+def _distinct(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(text for text in texts if text))

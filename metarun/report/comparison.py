@@ -1,4 +1,4 @@
-"""Paired comparisons of methods that were tested on the same tasks. Imports no torch."""
+"""Paired comparisons of methods tested on the same tasks. Imports no torch."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -11,10 +11,10 @@ from metarun.report.scores import score
 from metarun.report.statistics import Paired, paired
 
 
-def tested_alike(found: Sequence[Method]) -> list[list[Method]]:
-    """Groups of methods of one metric, connected by test tasks that two of them share."""
+def tested_alike(methods: Sequence[Method]) -> list[list[Method]]:
+    """Groups of methods with the same metric, connected by test tasks that two of them share."""
     groups: list[list[Method]] = []
-    for method in found:
+    for method in methods:
         joined = [
             group
             for group in groups
@@ -25,14 +25,14 @@ def tested_alike(found: Sequence[Method]) -> list[list[Method]]:
 
 
 def ranked(group: Sequence[Method]) -> list[Method]:
-    """The best first."""
+    """The methods from best to worst."""
     return sorted(group, key=lambda method: rank([score(run, "test")[0] for run in method.runs], method.metric))
 
 
 def compare(a: Method, b: Method) -> Paired | None:
-    """Paired test over the test tasks that both have; None: no such tasks, or a score that is not finite.
+    """Paired test over the test tasks common to both; None: no such tasks, or a score that is not finite.
 
-    Where several runs of a method were tested on the same tasks, as on a fixed test set, a task counts once, by its mean score.
+    If several runs of a method were tested on the same tasks, as on a fixed test set, each task counts once, with its mean score.
     """
     ours, theirs = a.scores_by_tasks(), b.scores_by_tasks()
     if ours is None or theirs is None:
@@ -45,6 +45,6 @@ def compare(a: Method, b: Method) -> Paired | None:
 
 
 def rank(values: Sequence[float | None], metric: Metric) -> float:
-    """By their mean, the best first; what is not finite comes last."""
+    """Sort key of a method by the mean of its ``values``: the best first, means that are not finite last."""
     mean = float(np.mean([np.inf if value is None else value for value in values]))
     return -metric.sign * mean if np.isfinite(mean) else np.inf

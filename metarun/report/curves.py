@@ -1,4 +1,4 @@
-"""Curves of methods over seeds, by update, time, task and inner step. Imports no torch."""
+"""Curves of methods over seeds, by updates, time, tasks and inner steps. Imports no torch."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Numbers = NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """A validation score over seeds at ``x``, with its 95 % interval (0 for one seed)."""
+    """A score at ``x``, averaged over seeds, with its 95 % interval (0 for a single seed)."""
 
     name: str
     x: Numbers
@@ -23,18 +23,18 @@ class Curve(NamedTuple):
 
 
 def learning_curve(method: Method, axis: str) -> Curve | None:
-    """The validation score over seeds against `updates`, `seconds` or `tasks`; None where there is none, or one a stage."""
+    """The validation score over seeds against `updates`, `seconds` or `tasks`; None without validation, and for streams."""
     tag = f"val/{method.metric.name}"
     rows: list[dict[int, tuple[float, float]]] = []
     for run in method.runs:
         tasks = run.results["protocol"]["train"]["tasks"]
         speeds = [(line["step"], line["time/tasks_per_second"]) for line in run.metrics if line.get("time/tasks_per_second")]
-        known = [(line["step"], line[tag]) for line in run.metrics if line.get(tag) is not None]
-        if not known or run.results.get("continual") or (axis == "seconds" and not speeds):
+        scores = [(line["step"], line[tag]) for line in run.metrics if line.get(tag) is not None]
+        if not scores or run.results.get("continual") or (axis == "seconds" and not speeds):
             return None
         clock = _clock(speeds, tasks)
-        at = {step: {"updates": step, "tasks": step * tasks, "seconds": clock(step)}[axis] for step, _ in known}
-        rows.append({step: (at[step], value) for step, value in known})
+        at = {step: {"updates": step, "tasks": step * tasks, "seconds": clock(step)}[axis] for step, _ in scores}
+        rows.append({step: (at[step], value) for step, value in scores})
     steps = sorted(set.intersection(*(set(row) for row in rows)))
     if not steps:
         return None
@@ -52,14 +52,14 @@ def adaptation_curve(method: Method) -> Curve | None:
 
 
 def _clock(speeds: Sequence[tuple[int, float]], tasks: int) -> Callable[[int], float]:
-    """Seconds of training by step, from the mean speed so far that was logged now and then."""
+    """Seconds of training by step, from the mean speeds logged at some steps."""
     steps = np.array([0, *(step for step, _ in speeds)], np.float64)
     seconds = np.array([0, *(step * tasks / speed for step, speed in speeds)], np.float64)
     return lambda step: float(np.interp(step, steps, seconds))
 
 
 def _band(values: Sequence[Sequence[float]], metric: Metric) -> tuple[Numbers, Numbers]:
-    """Means over seeds and their 95 % intervals, for rows of values, as shown."""
+    """Means over seeds and their 95 % intervals, for rows of values by seed, in the unit shown."""
     array = metric.scale * np.array(values, np.float64)
     count = array.shape[1]
     error = t_quantile(count - 1) * array.std(1, ddof=1) / count**0.5 if count > 1 else np.zeros(len(array))

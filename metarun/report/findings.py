@@ -1,4 +1,4 @@
-"""What a learner reports about the test tasks besides their scores: rows of results.json and a picture. Imports no torch."""
+"""What a learner reports about the test tasks besides scores: rows of results.json and a picture. Imports no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 Numbers = NDArray[np.float64]
 Probes = Mapping[str, Numbers]
-"""What `Algorithm.probe` gives for all test tasks, by name, the task axis first."""
+"""Outputs of `Algorithm.probe` for all test tasks, by name, with the task axis first."""
 
 PRESENTATIONS = 10
-"""Presentations of a class that are reported (Santoro et al. 2016, table 1)."""
+"""Number of presentations of a class to report (Santoro et al. 2016, table 1)."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a learner reports.
+    """One result of a learner's probe.
 
     Attributes:
-        key: under `test` in results.json.
+        key: its key under `test` in results.json.
         rows: the value of that key.
-        picture: name of the picture among the run's figures.
-        draw: draws it.
-        embedding: vectors (tasks, size) for TensorBoard's projector, and what colours them by name, (tasks,) each.
+        picture: name of its picture among the run's figures.
+        draw: draws the picture.
+        embedding: vectors (tasks, size) for TensorBoard's projector, and the values that colour them, (tasks,) each, by name.
     """
 
     key: str
@@ -49,13 +49,13 @@ def by_presentation(scores: Numbers, ways: int) -> Finding:
 
 
 def by_length(scores: Numbers, lengths: Sequence[int], metric: Metric) -> Finding:
-    """Scores (tasks, lengths) on the classes or functions seen so far, after each number of them in ``lengths``."""
+    """Scores (tasks, lengths) on all classes or functions learned so far, after each of the numbers in ``lengths``."""
     rows = _rows("length", lengths, scores)
     return Finding("by_length", rows, "lengths", lambda: figures.by_length(rows, metric))
 
 
 def task_vectors(embedded: Numbers, parameters: Mapping[str, Numbers]) -> Finding:
-    """Task vectors (tasks, size), and how well they tell the tasks' true parameters, (tasks,) each; constant ones are left out."""
+    """Task vectors (tasks, size), and how well they predict the tasks' true parameters, (tasks,) each, without constant ones."""
     varying = {name: values for name, values in parameters.items() if np.ptp(values) > 0}
     rows = vectors.recovered(embedded, varying)
 
@@ -67,5 +67,5 @@ def task_vectors(embedded: Numbers, parameters: Mapping[str, Numbers]) -> Findin
 
 def _rows(name: str, places: Sequence[int], scores: Numbers) -> list[dict[str, Any]]:
     """Mean and interval over tasks of each column of ``scores``."""
-    found = zip(places, map(over_tasks, scores.T), strict=True)
-    return [{name: place, "mean": of["mean"], "ci95": of["ci95"]} for place, of in found]
+    summaries = zip(places, map(over_tasks, scores.T), strict=True)
+    return [{name: place, "mean": summary["mean"], "ci95": summary["ci95"]} for place, summary in summaries]

@@ -1,4 +1,4 @@
-"""Runs of one configuration under one name. Imports no torch."""
+"""Groups runs of the same configuration into named methods. Imports no torch."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ UPDATES = "trainer.iterations"
 
 @dataclass
 class Method:
-    """Runs of one configuration, one of each seed."""
+    """Runs of one configuration, one per seed."""
 
     name: str
     runs: list[Run]
@@ -27,28 +27,28 @@ class Method:
         return self.runs[0].metric
 
     def tested_on(self) -> set[str]:
-        """Digests of the test tasks of its runs, of those that record them."""
+        """Digests of the test tasks of the runs that record them."""
         return {run.tested[0] for run in self.runs if run.tested}
 
     def scores_by_tasks(self) -> dict[str, Numbers] | None:
-        """Task scores (tasks,) by the digest of the test tasks: the mean over the runs that were tested on the same.
+        """Task scores (tasks,) by digest of the test tasks, averaged over the runs tested on the same tasks.
 
-        None where one of them has no scores, or one that is not finite.
+        None if a run has no scores, or a score that is not finite.
         """
-        found: dict[str, list[Numbers]] = defaultdict(list)
+        by_digest: dict[str, list[Numbers]] = defaultdict(list)
         for run in self.runs:
             if run.tested is not None:
                 if run.task_scores is None:
                     return None
-                found[run.tested[0]].append(run.task_scores)
-        return {digest: np.mean(scores, 0) for digest, scores in found.items()}
+                by_digest[run.tested[0]].append(run.task_scores)
+        return {digest: np.mean(scores, 0) for digest, scores in by_digest.items()}
 
 
 def methods(runs: Sequence[Run]) -> list[Method]:
-    """Finished runs by configuration.
+    """Finished runs, grouped by configuration.
 
-    A name is the algorithm, the data if there are several, the overrides that not all commands of that algorithm and data have, and
-    always what `_protocol` gives.
+    A name consists of the algorithm, the data set if there are several, the overrides that not all commands with that algorithm
+    and data set share, and `_protocol`.
     """
     finished = sorted((run for run in runs if run.finished), key=lambda run: str(run.path))
     named = [key for key in ("algo", "data") if len({run.results[key] for run in finished}) > 1] or ["algo"]
@@ -64,17 +64,17 @@ def methods(runs: Sequence[Run]) -> list[Method]:
             pairs = (change.partition("=") for change in changes if change not in common)
             own = (f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs)
             groups[" ".join([*chosen, *own, *_protocol(run, trained[run.results["data"]])])][run.seed] = run
-    return [Method(name, [found[seed] for seed in sorted(found)]) for name, found in sorted(groups.items())]
+    return [Method(name, [by_seed[seed] for seed in sorted(by_seed)]) for name, by_seed in sorted(groups.items())]
 
 
 def _protocol(run: Run, trained: set[int]) -> Iterator[str]:
-    """The paper's row, a budget other than the full one, and the updates made where the command sets them or runs differ in them.
+    """The paper's row, a budget other than the full one, and the updates made if the command sets them or runs differ in them.
 
-    ``trained``: the numbers of updates of all runs on its data; 0, of what is not trained, is no difference.
+    ``trained``: the numbers of updates of all runs on the same data set; 0, for a learner without training, is ignored.
     """
-    if "paper" in run.said:
-        yield f"paper={run.said['paper']}"
+    if "paper" in run.overrides:
+        yield f"paper={run.overrides['paper']}"
     if run.budget != "full":
         yield f"budget={run.budget}"
-    if run.updates and (UPDATES in run.said or len(trained - {0}) > 1):
+    if run.updates and (UPDATES in run.overrides or len(trained - {0}) > 1):
         yield f"updates={run.updates}"

@@ -1,6 +1,6 @@
-"""A page that compares runs: one HTML file that needs no network. Imports no torch.
+"""A page that compares runs: a self-contained HTML file. Imports no torch.
 
-Here is what the page says; `page.html` says how it looks, and escapes every text.
+This module computes the content; the template `page.html` lays it out and escapes every text.
 """
 
 import base64
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES, MATRICES = 12, 20
-"""Methods in a picture at most; more of them cannot be told apart."""
+"""Largest number of methods in a picture; more could not be told apart."""
 MERIT = {"test": "test", "bwt": "BWT", "forgetting": "forgetting"}
 
 Content = str | list[str]
-"""Of a cell: a text, or names that are set as code."""
+"""Content of a cell: a text, or names to be set as code."""
 
 
 class Listing(NamedTuple):
@@ -42,7 +42,7 @@ class Listing(NamedTuple):
 
 
 class Image(NamedTuple):
-    """A picture of the page: a text in its place, and the PNG in base 64."""
+    """A picture of the page: its alternative text, and the PNG in base 64."""
 
     alt: str
     content: str
@@ -54,20 +54,20 @@ def page(runs: Sequence[Run]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    found = methods(runs)
-    metrics = list(dict.fromkeys(method.metric for method in found))
-    by_metric = {metric: [method for method in found if method.metric == metric] for metric in metrics}
+    compared = methods(runs)
+    metrics = list(dict.fromkeys(method.metric for method in compared))
+    by_metric = {metric: [method for method in compared if method.metric == metric] for metric in metrics}
     return environment.get_template("page.html").render(
         runs=len(runs),
-        methods=len(found),
+        methods=len(compared),
         metrics=[metric.label for metric in metrics],
-        results=_results(found),
+        results=_results(compared),
         unfinished=_unfinished(runs),
-        tests=_tests(found),
-        old=_untested(found),
-        curves=[section for metric, some in by_metric.items() if (section := _curves(some, metric)) is not None],
+        tests=_tests(compared),
+        unrecorded=_unrecorded(compared),
+        curves=[section for metric, group in by_metric.items() if (section := _curves(group, metric)) is not None],
         most=CURVES,
-        matrices=_matrices(found),
+        matrices=_matrices(compared),
     )
 
 
@@ -78,16 +78,16 @@ def save(runs: Sequence[Run], path: Path) -> Path:
     return path
 
 
-def _results(found: Sequence[Method]) -> Listing:
+def _results(compared: Sequence[Method]) -> Listing:
     heads = ["method", *MERIT.values(), "over tasks", "seeds", "test tasks", "batch norm", "updates", "seconds", "device", "commit"]
-    return _listing(heads, [_result(method) for method in found])
+    return _listing(heads, [_result(method) for method in compared])
 
 
 def _result(method: Method) -> list[Content]:
     results, digits = [run.results for run in method.runs], method.metric.digits
     merit = [mean_of([score(run, key)[0] for run in method.runs], digits) for key in MERIT]
     over_tasks = [ci for run in method.runs if (ci := score(run, "test")[1]) is not None]
-    environments = [found["environment"] for found in results]
+    environments = [of_run["environment"] for of_run in results]
     return [
         [method.name],
         *(cell if isinstance(cell, str) else cell.text() for cell in merit),
@@ -96,30 +96,30 @@ def _result(method: Method) -> list[Content]:
         f"{method.runs[0].test['n_tasks']:,}",
         str(results[0]["protocol"]["batch_norm"] or ""),
         f"{method.runs[0].updates:,}",
-        f"{np.mean([found['train']['seconds'] for found in results]):.0f}",
-        ", ".join(sorted({found["device"] for found in environments})),
-        ", ".join(sorted({found["git"] for found in environments if found.get("git")})),
+        f"{np.mean([of_run['train']['seconds'] for of_run in results]):.0f}",
+        ", ".join(sorted({environment["device"] for environment in environments})),
+        ", ".join(sorted({environment["git"] for environment in environments if environment.get("git")})),
     ]
 
 
 def _unfinished(runs: Sequence[Run]) -> Listing:
-    """The runs without a result, and why."""
-    left = [run for run in runs if not run.finished]
-    lines: list[list[Content]] = [[[str(run.path)], run.status, str(run.results.get("stopped", ""))[:200]] for run in left]
+    """The runs without a result, with the reason."""
+    unfinished = [run for run in runs if not run.finished]
+    lines: list[list[Content]] = [[[str(run.path)], run.status, str(run.results.get("stopped", ""))[:200]] for run in unfinished]
     return _listing(["run", "status", "why"], lines)
 
 
-def _tests(found: Sequence[Method]) -> Listing:
+def _tests(compared: Sequence[Method]) -> Listing:
     """Paired tests of each method against the best on the same test tasks."""
     tests = [
         (best, other, test)
-        for best, *others in (ranked(group) for group in tested_alike(found))
+        for best, *others in (ranked(group) for group in tested_alike(compared))
         for other in others
         if (test := compare(best, other)) is not None
     ]
     corrected = holm([test.p for *_, test in tests])
     heads = ["best", "other", "difference", "t", "df", "p", "p (Holm)", "runs"]
-    return _listing(heads, [_test(*one, p) for one, p in zip(tests, corrected, strict=True)])
+    return _listing(heads, [_test(*test, p) for test, p in zip(tests, corrected, strict=True)])
 
 
 def _test(best: Method, other: Method, test: Paired, corrected: float) -> list[Content]:
@@ -138,34 +138,34 @@ def _test(best: Method, other: Method, test: Paired, corrected: float) -> list[C
     ]
 
 
-def _untested(found: Sequence[Method]) -> list[str]:
-    """Names of methods with runs that do not record their test tasks; none where there is nothing to compare."""
-    old = [method.name for method in found if any(run.tested is None for run in method.runs)]
-    return old if len(found) > 1 else []
+def _unrecorded(compared: Sequence[Method]) -> list[str]:
+    """Names of methods with runs that do not record their test tasks; empty if there is only one method."""
+    names = [method.name for method in compared if any(run.tested is None for run in method.runs)]
+    return names if len(compared) > 1 else []
 
 
-def _curves(found: Sequence[Method], metric: Metric) -> dict[str, Any] | None:
-    """The curves of the methods with ``metric``, in one picture; None where there are none."""
-    shown = found[:CURVES]
+def _curves(compared: Sequence[Method], metric: Metric) -> dict[str, Any] | None:
+    """The curves of ``compared``, all with ``metric``, in one picture; None if there are none."""
+    shown = compared[:CURVES]
     curves = {
         "outer updates": [learning_curve(method, "updates") for method in shown],
         "seconds of training": [learning_curve(method, "seconds") for method in shown],
         "tasks seen": [learning_curve(method, "tasks") for method in shown],
         "inner steps": [adaptation_curve(method) for method in shown],
     }
-    panels = {name: [curve for curve in some if curve is not None] for name, some in curves.items()}
-    panels = {name: some for name, some in panels.items() if some}
+    panels = {axis: [curve for curve in of_axis if curve is not None] for axis, of_axis in curves.items()}
+    panels = {axis: of_axis for axis, of_axis in panels.items() if of_axis}
     if not panels:
         return None
     picture = _image(figures.curves(panels, metric), f"{metric.label} against {', '.join(panels)}")
-    return {"label": metric.label, "methods": len(found), "picture": picture}
+    return {"label": metric.label, "methods": len(compared), "picture": picture}
 
 
-def _matrices(found: Sequence[Method]) -> Image | None:
-    """R of streams: a row of panels for each setting, a panel for each continual method."""
+def _matrices(compared: Sequence[Method]) -> Image | None:
+    """R of streams: a row of panels per setting, a panel per continual-learning method."""
     means: dict[str, dict[str, list[list[float]]]] = defaultdict(dict)
     metrics = {}
-    streams = [method for method in found if all(run.results.get("continual") for run in method.runs)]
+    streams = [method for method in compared if all(run.results.get("continual") for run in method.runs)]
     for method in streams[:MATRICES]:
         R = [run.results["continual"]["R"] for run in method.runs]
         if len({np.shape(one) for one in R}) == 1:
@@ -177,7 +177,7 @@ def _matrices(found: Sequence[Method]) -> Image | None:
 
 
 def _listing(heads: Sequence[str], lines: Sequence[list[Content]]) -> Listing:
-    """Without the columns that are empty in all lines."""
+    """A table without the columns that are empty in every line."""
     kept = [i for i in range(len(heads)) if any(line[i] for line in lines)]
     return Listing([heads[i] for i in kept], [[line[i] for i in kept] for line in lines])
 

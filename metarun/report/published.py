@@ -1,4 +1,4 @@
-"""Published figures, from published.yaml. Imports no torch."""
+"""Published values, from published.yaml. Imports no torch."""
 
 from functools import cache
 from pathlib import Path
@@ -9,11 +9,12 @@ import yaml
 from metarun.report.statistics import t_quantile
 
 FILE = Path(__file__).with_name("published.yaml")
-LOOKS = {"by_step": "step", "by_presentation": "presentation"}
+SERIES = {"by_step": "step", "by_presentation": "presentation"}
+"""Keys of published.yaml that hold several values of a row, with the name under which each value is found (`step 5`)."""
 
 
 class Printed(float):
-    """A number that remembers with how many decimals it is written: 98.80 is known more exactly than 98.8."""
+    """A number that keeps its number of printed decimals: 98.80 is more precise than 98.8."""
 
     digits: int
 
@@ -24,22 +25,22 @@ class Printed(float):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers with a point are `Printed`."""
+    """Reads YAML, with floats as `Printed`."""
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: Printed(node.value))
 
 
 class Published(NamedTuple):
-    """A figure as a paper prints it: accuracies in per cent.
+    """A value printed in a paper; accuracies are in per cent.
 
     Attributes:
-        value: None where the paper has curves alone.
-        ci95: its 95 % interval, reckoned by Student's t where a deviation or an error over seeds is printed; None: neither is.
-        digits: decimals of the value as printed.
-        paper, table: where it stands.
-        verified: paper, quoted or memory.
-        notes: of the protocol.
+        value: None if the paper shows only curves.
+        ci95: its 95 % interval, computed by Student's t if the paper prints a deviation or an error over seeds; None: not printed.
+        digits: decimals of the printed value.
+        paper, table: its source.
+        verified: how the value was obtained: paper, quoted or memory.
+        notes: on the protocol.
     """
 
     value: float | None
@@ -52,32 +53,32 @@ class Published(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The table, its paper, and who has read it there."""
+        """The paper, the table, and how the value was obtained."""
         number = self.table if self.table[0].isalpha() else f"table {self.table}"
-        read = {"paper": "read there", "quoted": "as others quote it", "memory": "by memory, not checked"}[self.verified]
+        read = {"paper": "read in the paper", "quoted": "as quoted elsewhere", "memory": "from memory, not checked"}[self.verified]
         return f"{papers()[self.paper]}, {number} ({read}){f': {self.notes}' if self.notes else ''}"
 
 
 @cache
 def published() -> dict[str, dict[str, Published]]:
-    """By the row's name, then by what is looked at: `test`, or `step 5`, `presentation 2`."""
-    found: dict[str, dict[str, Published]] = {}
+    """Published values by row name, then by score: `test`, or `step 5`, `presentation 2`."""
+    result: dict[str, dict[str, Published]] = {}
     for table in _content()["tables"]:
         source = (table["paper"], str(table["table"]), table["verified"], table.get("notes", ""))
         for name, entry in table["figures"].items():
             values = {"test": entry["value"]} if "value" in entry else {}
-            for key, look in LOOKS.items():
-                values |= {f"{look} {number}": value for number, value in entry.get(key, {}).items()}
-            found[name] = {
-                look: Published(value, _interval(entry), getattr(value, "digits", 0), *source) for look, value in values.items()
+            for key, kind in SERIES.items():
+                values |= {f"{kind} {number}": value for number, value in entry.get(key, {}).items()}
+            result[name] = {
+                figure: Published(value, _interval(entry), getattr(value, "digits", 0), *source) for figure, value in values.items()
             }
-    return found
+    return result
 
 
 def papers() -> dict[str, str]:
-    """Papers by their short names."""
-    known: dict[str, str] = _content()["papers"]
-    return known
+    """Citations of the papers by short name."""
+    citations: dict[str, str] = _content()["papers"]
+    return citations
 
 
 def _interval(entry: dict[str, Any]) -> float | None:

@@ -1,7 +1,7 @@
-"""Records of published cells that were run under their whole protocol: one small file a cell, kept when run directories go.
+"""Records of published results measured under their full protocol: one small JSON file per cell, kept without the run directories.
 
-A record is JSON: the cell's name and command, the protocol that its runs had, and the figures of each seed with what they were
-measured under. `scripts/reproduce.py` writes records, `metarun/report/board.py` reads them. Imports no torch.
+A record holds the cell's name and command, the protocol of its runs, and each seed's results with the conditions under which they
+were measured. `scripts/reproduce.py` writes records, `metarun/report/board.py` reads them. Imports no torch.
 """
 
 import json
@@ -18,24 +18,24 @@ from metarun.metric import KNOWN
 from metarun.report import sweeps
 from metarun.report.protocol import flat
 from metarun.report.published import Published, published
-from metarun.report.runs import ASIDE, Run
+from metarun.report.runs import IGNORED, Run
 from metarun.report.scores import score
 
 FINAL = ("finished", "diverged")
-"""Statuses of runs that are recorded: running them again would give the same."""
+"""Statuses of runs that are recorded: rerunning them would give the same results."""
 
-OWN = {"reference", "budget.name", "budget.share", "budget.operations", "budget.test_tasks"}
-"""Keys beside `ASIDE` that change no figure of a run that was not cut short."""
+IGNORED_IF_FULL = {"reference", "budget.name", "budget.share", "budget.operations", "budget.test_tasks"}
+"""Keys that, besides `IGNORED`, do not affect the results of a run with a full budget."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a paper's table, or several that one run fills (a cell by number of inner steps).
+    """A cell of a paper's table, or several cells measured by one run (one per number of inner steps).
 
     Attributes:
         name: of its row in published.yaml.
-        overrides: of the command that runs it, the seed left out.
-        published: the printed figures by the figure of a run that is compared with them (`test`, `step 5`, `acc`).
+        overrides: of the command that runs it, without the seed.
+        published: the printed value for each score of a run (`test`, `step 5`, `acc`; see `metarun.report.scores.score`).
     """
 
     name: str
@@ -44,13 +44,13 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """The command line, the seed left out."""
+        """The command line, without the seed."""
         return " ".join(("metarun", *self.overrides))
 
 
 @dataclass
 class Measured:
-    """What one seed found: figures as (mean, 95 % interval over tasks), accuracies in per cent, null where not finite."""
+    """The results of one seed: scores as (mean, 95 % interval over tasks), accuracies in per cent, null where not finite."""
 
     seed: int
     status: str
@@ -58,30 +58,30 @@ class Measured:
     updates: int
     test_tasks: int | None
     seconds: float
-    """Of training."""
+    """Training time."""
     digest: str | None
-    """Of the test tasks."""
+    """Digest of the test tasks."""
     device: str
     torch: str
     commit: str | None
     resumed: int = 0
-    """How often it was continued from a checkpoint."""
+    """How often the run was resumed from a checkpoint."""
 
 
 @dataclass
 class Record:
-    """A cell's runs."""
+    """The runs of a cell."""
 
     cell: str
     command: str
     metric: str
-    """Its name, one of `metarun.metric.KNOWN`."""
+    """Name of the metric, one of `metarun.metric.KNOWN`."""
     protocol: dict[str, Any]
     """See `protocol`."""
     runs: list[Measured] = field(default_factory=list)
 
     def add(self, measured: Measured) -> None:
-        """Add a seed's run, in place of an earlier one of that seed."""
+        """Add the run of a seed, replacing an earlier run of that seed."""
         self.runs = sorted([*(run for run in self.runs if run.seed != measured.seed), measured], key=lambda run: run.seed)
 
 
@@ -89,55 +89,54 @@ class Record:
 def cells() -> dict[str, Cell]:
     """All cells that have a printed value, by name, in the order of published.yaml."""
     streams = dict(_streams())
-    found = {}
-    for name, looks in published().items():
-        known = {look: value for look, value in looks.items() if value.value is not None}
-        if not known:
+    result = {}
+    for name, values in published().items():
+        printed = {figure: value for figure, value in values.items() if value.value is not None}
+        if not printed:
             continue
         if (CONFIGS / "paper" / f"{name}.yaml").is_file():
-            found[name] = Cell(name, (f"+paper={name}",), known)
+            result[name] = Cell(name, (f"+paper={name}",), printed)
         elif name in streams:
-            found[name] = Cell(name, streams[name], {"acc": known["test"]})
-    return found
+            result[name] = Cell(name, streams[name], {"acc": printed["test"]})
+    return result
 
 
 def protocol(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a composed configuration computes, by full keys: all but the seed, the machine and the names of metarun's classes."""
-    return {key: value for key, value in flat(config) if key not in ASIDE | OWN and not _own_class(key, value)}
+    """The protocol of a composed configuration, by full key: all but the seed, the machine and the names of metarun's classes."""
+    return {key: value for key, value in flat(config) if key not in IGNORED | IGNORED_IF_FULL and not _names_own_class(key, value)}
 
 
 def departures(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys in which two protocols differ, with both values; a key that came later counts with what was done before."""
+    """The keys in which two protocols differ, with both values; a key added since then has its former value there."""
     keys = dict.fromkeys((*then, *now))
-    both = {key: (then.get(key, FORMER.get(key)), now.get(key, FORMER.get(key))) for key in keys}
-    return {key: values for key, values in both.items() if values[0] != values[1]}
+    pairs = {key: (then.get(key, FORMER.get(key)), now.get(key, FORMER.get(key))) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def start(cell: Cell, run: Run) -> Record:
-    """A record of ``cell`` without figures, of the protocol that ``run`` had."""
+    """An empty record of ``cell``, with the protocol of ``run``."""
     return Record(cell.name, cell.command, run.metric.name, protocol(run.configuration))
 
 
 def measure(run: Run, cell: Cell) -> Measured:
-    """The record of a run of ``cell``.
+    """The entry of a run in the record of ``cell``.
 
     Raises:
-        ConfigError: the run is not finished, was cut short, or departs from the cell's protocol.
+        ConfigError: the run has not finished, had a short budget, or departs from the cell's protocol.
     """
     if run.status not in FINAL:
         raise ConfigError(f"{run.path}: the run is {run.status}; expected one of {', '.join(FINAL)}")
-    told = {override.lstrip("+").partition("=")[0] for override in cell.overrides}
-    changed = run.changes(told)
+    changed = run.changes(override.lstrip("+").partition("=")[0] for override in cell.overrides)
     if changed:
         raise ConfigError(f"{run.path}: departs from the protocol of {cell.name}: {', '.join(changed)}")
     if not run.full:
-        raise ConfigError(f"{run.path}: not all updates or test tasks of {cell.name}")
+        raise ConfigError(f"{run.path}: the run has fewer updates or test tasks than {cell.name}")
     results, environment = run.results, run.results["environment"]
     diverged = run.status == "diverged"
     figures: dict[str, list[float | None]] = {}
-    for look in cell.published:
-        mean, ci95 = (None, None) if diverged else score(run, look)
-        figures[look] = [_finite(mean), _finite(ci95)]
+    for figure in cell.published:
+        mean, ci95 = (None, None) if diverged else score(run, figure)
+        figures[figure] = [_finite(mean), _finite(ci95)]
     train = results.get("train") or {}
     return Measured(
         seed=run.seed,
@@ -163,12 +162,12 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def read(folder: Path) -> dict[str, Record]:
-    """The records in ``folder`` by cell.
+    """The records in ``folder``, by cell.
 
     Raises:
-        ConfigError: one of them is no record.
+        ConfigError: a file is not a record.
     """
-    found = {}
+    records = {}
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text())
@@ -177,22 +176,22 @@ def read(folder: Path) -> dict[str, Record]:
                 raise ValueError(f"metric={record.metric}: expected {' or '.join(KNOWN)}")
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{path}: not a record of a published cell ({error})") from None
-        found[record.cell] = record
-    return found
+        records[record.cell] = record
+    return records
 
 
-def _own_class(key: str, value: Any) -> bool:
+def _names_own_class(key: str, value: Any) -> bool:
     return key.endswith("_target_") and str(value).startswith("metarun.")
 
 
 def _streams() -> Iterable[tuple[str, tuple[str, ...]]]:
-    """Cells of continual learning, named by data, scenario and method, with the overrides of the table that holds them."""
+    """The cells of continual-learning tables, named by data set, scenario and method, with the overrides of their runs."""
     for sweep in map(sweeps.read, sweeps.names()):
         for grid in sweep.grids if sweep.data else []:
             for values in product(*grid.values()):
-                told = dict(zip(grid, values, strict=True))
-                overrides = (f"{key}={value}" for key, value in told.items())
-                yield sweeps.published_name(sweep.data, told), (f"+table={sweep.name}", *overrides)
+                settings = dict(zip(grid, values, strict=True))
+                overrides = (f"{key}={value}" for key, value in settings.items())
+                yield sweeps.published_name(sweep.data, settings), (f"+table={sweep.name}", *overrides)
 
 
 def _finite(value: float | None) -> float | None:

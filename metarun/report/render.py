@@ -1,4 +1,4 @@
-"""A table as Markdown, LaTeX, CSV and a picture. Imports no torch."""
+"""Writes a table as Markdown, LaTeX, CSV and a picture. Imports no torch."""
 
 import csv as csv_format
 import io
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def save(table: Table, folder: Path) -> list[Path]:
-    """Write ``table`` to ``folder`` in all formats → the files."""
+    """Write ``table`` to ``folder`` in all formats → the files written."""
     written = []
     for ending, content in {"md": markdown(table) + "\n", "tex": latex(table), "csv": csv(table)}.items():
         path = folder / f"{table.name}.{ending}"
@@ -35,7 +35,7 @@ def save(table: Table, folder: Path) -> list[Path]:
 
 
 def markdown(table: Table) -> str:
-    """A table of pipes, and the notes as a list below it."""
+    """A Markdown table, followed by the notes as a list."""
     lines: list[list[str]] = [table.heads, ["---"] * len(table.heads)]
     lines += [[cell if isinstance(cell, str) else cell.text() for cell in line] for line in table.lines]
     notes = ["", *(f"- {note}" for note in table.notes)] if table.notes else []
@@ -43,7 +43,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `tabular` with the rules of booktabs; title and notes as comments above it."""
+    """A `tabular` with booktabs rules, preceded by the title and the notes as comments."""
     rows: list[list[Cell]] = [[*table.heads], *table.lines]
     lines = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in rows]
     body = [rf"\begin{{tabular}}{{{'l' * len(table.heads)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
@@ -51,7 +51,7 @@ def latex(table: Table) -> str:
 
 
 def csv(table: Table) -> str:
-    """A measure takes two columns: mean and interval."""
+    """CSV; a measure takes two columns, mean and interval."""
     measures = [any(isinstance(line[i], Measure) for line in table.lines) for i in range(len(table.heads))]
     text = io.StringIO()
     writer = csv_format.writer(text, lineterminator="\n")
@@ -63,7 +63,7 @@ def csv(table: Table) -> str:
 
 
 def picture(table: Table) -> "Figure | None":
-    """Measured and published figures of every row, or the matrices R where nothing is published; None: nothing to draw."""
+    """Measured and published values of every row, or the matrices R if no row has a published value; None: nothing to draw."""
     rows = [row for row in table.rows if row.runs]
     if not rows:
         return None
@@ -71,19 +71,19 @@ def picture(table: Table) -> "Figure | None":
 
 
 def _beside_published(rows: list[Row]) -> "Figure":
-    found = {}
+    points = {}
     for row in rows:
-        measured = row.over_seeds(row.look)
+        measured = row.over_seeds(row.figure)
         if isinstance(measured, Measure):
             ci = measured.ci95 if measured.ci95 is not None else row.over_tasks
             published = row.published and (row.published.value, row.published.ci95)
             budget = "" if row.budget == "full" else f"({row.budget})"
-            found[" ".join(filter(None, (*row.labels, budget, row.changed)))] = (measured.mean, ci, published)
-    return figures.beside_published(found, rows[0].metric)
+            points[" ".join(filter(None, (*row.labels, budget, row.changed)))] = (measured.mean, ci, published)
+    return figures.beside_published(points, rows[0].metric)
 
 
 def _matrices(rows: list[Row]) -> "Figure | None":
-    """R over seeds, a row of panels for each setting; None: the runs have one stage."""
+    """R averaged over seeds, a row of panels per setting; None: the runs have one stage."""
     means: dict[str, dict[str, list[list[float]]]] = defaultdict(dict)
     metrics = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Run directories as reports read them. Imports no torch."""
+"""Reads run directories for reports. Imports no torch."""
 
 import json
 import logging
@@ -24,24 +24,24 @@ log = logging.getLogger(__name__)
 Numbers = NDArray[np.float64]
 
 NOT_RUNS = {"superseded", "eval", "checkpoints", "figures"}
-"""Folders in a run directory that hold no run of their own."""
+"""Folders inside a run directory that are not runs themselves."""
 
-ASIDE = {f"{node}.{key}" if node else key for node, keys in NO_EFFECT.items() for key in keys} | {"table", "paper", "budget"}
-"""What a command may say without changing what is trained, or what tells itself otherwise."""
+IGNORED = {f"{node}.{key}" if node else key for node, keys in NO_EFFECT.items() for key in keys} | {"table", "paper", "budget"}
+"""Keys whose overrides do not distinguish runs: they do not affect training, or reports show them separately."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory: what its command said, and what its results are, as far as there are any."""
+    """A run directory: the overrides of its command, and its results so far."""
 
     path: Path
     results: dict[str, Any]
-    said: dict[str, str]
-    """Values by key, of the command's overrides."""
+    overrides: dict[str, str]
+    """The command's overrides, values by key."""
 
     @property
     def status(self) -> str:
-        """That in results.json, or unfinished."""
+        """The status in results.json, or unfinished."""
         return str(self.results.get("status", "unfinished"))
 
     @property
@@ -50,89 +50,91 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.results.get("seed", self.said.get("seed", 0)))
+        return int(self.results.get("seed", self.overrides.get("seed", 0)))
 
     @property
     def metric(self) -> Metric:
-        """What its test measured."""
+        """The metric of its test."""
         return recorded(self.results)
 
     @property
     def test(self) -> Mapping[str, Any]:
-        """The mean of the test with its interval and the number of tasks."""
-        found: Mapping[str, Any] = self.results["test"][self.metric.name]
-        return found
+        """The mean test score with its interval and the number of tasks."""
+        summary: Mapping[str, Any] = self.results["test"][self.metric.name]
+        return summary
 
     @property
     def updates(self) -> int:
-        """Outer updates that were made, of all stages; 0 where nothing was trained."""
+        """Number of outer updates made, over all stages; 0 if nothing was trained."""
         return int((self.results.get("train") or {}).get("iterations", 0))
 
     @property
     def budget(self) -> str:
-        """Its name, full where it is not told, and what the command changed of it."""
-        told = self.results.get("budget") or {}
-        own = [f"{key.partition('.')[2]}={_short(value)}" for key, value in self.said.items() if key.startswith("budget.")]
-        return " ".join([told.get("name", self.said.get("budget", "full")), *own])
+        """Name of the budget (`full` by default), followed by the command's overrides of its keys."""
+        recorded_budget = self.results.get("budget") or {}
+        changes = [f"{key.partition('.')[2]}={_short(value)}" for key, value in self.overrides.items() if key.startswith("budget.")]
+        return " ".join([recorded_budget.get("name", self.overrides.get("budget", "full")), *changes])
 
     @property
     def full(self) -> bool:
-        """Whether all updates of the protocol were made, and all of its test tasks."""
-        told = self.results.get("budget") or {}
-        tested, wanted = (self.results.get("protocol") or {}).get("n_test_tasks"), self.test_tasks
-        tests_cut = tested is not None and wanted is not None and tested < wanted
-        return bool(told.get("share", 1.0) >= 1 and told.get("name", "full") == "full" and not tests_cut)
+        """Whether the run made all updates and used all test tasks of its protocol."""
+        budget = self.results.get("budget") or {}
+        tested, expected = (self.results.get("protocol") or {}).get("n_test_tasks"), self.test_tasks
+        tests_cut = tested is not None and expected is not None and tested < expected
+        return bool(budget.get("share", 1.0) >= 1 and budget.get("name", "full") == "full" and not tests_cut)
 
     @cached_property
     def test_tasks(self) -> int | None:
-        """Test tasks of the protocol, from the configuration as composed, before a budget cut it; None where that is not there."""
-        found = (self.configuration.get("trainer") or {}).get("test_tasks")
-        return found if isinstance(found, int) else None
+        """Number of test tasks in the composed configuration, before any budget cut; None if it is not available."""
+        count = (self.configuration.get("trainer") or {}).get("test_tasks")
+        return count if isinstance(count, int) else None
 
     @cached_property
     def configuration(self) -> Mapping[str, Any]:
-        """The configuration as composed, before a budget cut it; empty where it is not there."""
+        """The composed configuration, before any budget cut; empty if it is not available."""
         try:
-            found = yaml.safe_load((self.path / ".hydra" / "config.yaml").read_text())
+            config = yaml.safe_load((self.path / ".hydra" / "config.yaml").read_text())
         except (OSError, yaml.YAMLError):
             return {}
-        return found if isinstance(found, Mapping) else {}
+        return config if isinstance(config, Mapping) else {}
 
     @cached_property
     def former(self) -> list[str]:
-        """Values of its paper's row or table that they no longer have, as `model.eps=1e-05`; not those of the command line."""
+        """The run's values, as `model.eps=1e-05`, that its paper's row or table no longer has, except those its command sets."""
         if not self.configuration:
             return []
-        found = departures(self.configuration, self.said.get("table", ""), "table")
-        found |= departures(self.configuration, self.said.get("paper", ""))
-        return [f"{key}={_written(value)}" for key, value in found.items() if not any(_within(key, own) for own in self.said)]
+        changed = departures(self.configuration, self.overrides.get("table", ""), "table")
+        changed |= departures(self.configuration, self.overrides.get("paper", ""))
+        return [
+            f"{key}={_written(value)}" for key, value in changed.items() if not any(_within(key, own) for own in self.overrides)
+        ]
 
     def changes(self, known: Iterable[str], given: Mapping[str, str] | None = None) -> list[str]:
-        """What sets the run apart: overrides of the command and values of a `former` row.
+        """What distinguishes the run: overrides of its command, and `former` values of its row or table.
 
-        Left out are overrides that change nothing, those that repeat what the run's table or row sets, those of ``known`` keys, and
-        the values that are ``given``.
+        Omitted are overrides without effect, those that repeat what the run's table or row sets, those of ``known`` keys, and those
+        equal to the values ``given``.
         """
-        aside = ASIDE | set(known)
-        table, paper = self.said.get("table", ""), self.said.get("paper", "")
-        said = [
+        ignored = IGNORED | set(known)
+        table, paper = self.overrides.get("table", ""), self.overrides.get("paper", "")
+        overrides = [
             f"{key}={value}"
-            for key, value in self.said.items()
-            if key not in aside and key.split(".")[0] not in ("hydra", "budget") and (given or {}).get(key) != value
+            for key, value in self.overrides.items()
+            if key not in ignored and key.split(".")[0] not in ("hydra", "budget") and (given or {}).get(key) != value
             if not repeats(self.configuration, key, value, table, paper)
         ]
-        return said + self.former
+        return overrides + self.former
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl that are whole."""
+        """The complete lines of metrics.jsonl."""
         return json_lines(self.path / "metrics.jsonl")
 
     @cached_property
     def tested(self) -> tuple[str, Path] | None:
-        """The digest of the test tasks and the folder with the scores on them; None where no result records what was tested.
+        """The digest of the test tasks and the folder with the scores on them; None if no result records the test tasks.
 
-        A run of a version that did not record it has both once `metarun eval RUN` has tested it again, without any override.
+        A run of a version that did not record them has both after `metarun eval RUN`, without overrides.
         """
         for folder, results in ((self.path, self.results), *self._evaluations()):
             record = results.get("tested")
@@ -146,40 +148,40 @@ class Run:
 
     @cached_property
     def task_scores(self) -> Numbers | None:
-        """Scores of the test tasks behind the figure, (tasks,), stage after stage by name; None: unknown, or not all finite."""
+        """The test scores (tasks,) whose mean is reported, stages ordered by name; None: not available, or not all finite."""
         folder = self.tested[1] if self.tested else self.path
         path = folder / "test.npz"
         test = ((read_results(folder / "results.json") if folder != self.path else None) or self.results)["test"]
         steps = [row["step"] for row in test.get("by_step", [])]
-        look = steps.index(test["steps"]["n"]) if test.get("steps") else -1
+        step = steps.index(test["steps"]["n"]) if test.get("steps") else -1
         try:
             with path.open("rb") as opened, np.load(opened) as file:
-                scores: Numbers = file["scores"][np.argsort(file["stages"]), look]
+                scores: Numbers = file["scores"][np.argsort(file["stages"]), step]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            log.warning("%s: not readable (%s): left out", path, error)
+            log.warning("%s: cannot be read (%s); its scores are left out", path, error)
             return None
-        scores = scores[~np.isnan(scores)]  # stages with fewer tasks than another are filled up with NaN
-        whole = len(scores) == self.test["n_tasks"] and np.isfinite(scores).all()
-        return scores if whole else None
+        scores = scores[~np.isnan(scores)]  # stages with fewer tasks than others are padded with NaN
+        complete = len(scores) == self.test["n_tasks"] and np.isfinite(scores).all()
+        return scores if complete else None
 
 
 def collect(paths: Iterable[Path]) -> list[Run]:
-    """The runs in ``paths``: run directories, or folders that hold some at any depth.
+    """The runs in ``paths``, each a run directory or a folder that contains run directories at any depth.
 
     Raises:
-        ConfigError: one of them is not there, or has no runs.
+        ConfigError: a folder does not exist, or contains no runs.
     """
-    found: dict[Path, Run] = {}
+    runs: dict[Path, Run] = {}
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"{path}: no such folder")
-        some = {folder: _read(folder) for folder in _folders(path)}
-        if not some:
-            raise ConfigError(f"{path}: expected a run directory, or a folder with some in it")
-        found |= some
-    return list(found.values())
+        inside = {folder: _read(folder) for folder in _folders(path)}
+        if not inside:
+            raise ConfigError(f"{path}: expected a run directory, or a folder that contains run directories")
+        runs |= inside
+    return list(runs.values())
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -200,7 +202,7 @@ def _read(folder: Path) -> Run:
 
 
 def _short(number: str) -> str:
-    """A large number as one would write it, 3e+11: Hydra writes all its digits."""
+    """A large number in short form, 3e+11; Hydra writes out all its digits."""
     try:
         return f"{float(number):g}" if abs(float(number)) >= 1e6 else number
     except ValueError:
@@ -208,10 +210,10 @@ def _short(number: str) -> str:
 
 
 def _within(key: str, other: str) -> bool:
-    """Whether ``other`` is the key itself, or a node that holds it: `trainer.scheduler` holds `trainer.scheduler.gamma`."""
+    """Whether ``other`` is the key itself or a node that contains it, as `trainer.scheduler` contains `trainer.scheduler.gamma`."""
     return f"{key}.".startswith(f"{other}.")
 
 
 def _written(value: Any) -> str:
-    """A value as one types it on the command line."""
+    """A value as typed on the command line."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""Means over seeds and tests between methods: Student's t, from its distribution function alone. Imports no torch and no scipy."""
+"""Means over seeds and tests between methods, by Student's t distribution. Imports neither torch nor scipy."""
 
 import math
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class Paired(NamedTuple):
 
 
 def paired(a: Numbers, b: Numbers) -> Paired:
-    """Test whether the mean of ``a`` - ``b`` differs from 0, for scores (n,) of the same tasks.
+    """Test whether the mean of ``a`` - ``b`` differs from 0, for scores (n,) on the same tasks.
 
     Raises:
-        ValueError: the arrays are not of one length of 2 or more.
+        ValueError: the arrays differ in length, or have fewer than 2 elements.
     """
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
         raise ValueError(f"expected two arrays of one length, 2 or more; found {a.shape} and {b.shape}")
@@ -39,7 +39,7 @@ def paired(a: Numbers, b: Numbers) -> Paired:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P values corrected for being several, in the order given.
+    """P values corrected for multiple comparisons, in the order given.
 
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6:65, 1979. The
     smallest of n is multiplied by n, the next by n - 1 and so on; each is at most 1, and at least as large as the one before.
@@ -54,19 +54,19 @@ def holm(p: Sequence[float]) -> list[float]:
 def over_tasks(*stages: Numbers) -> dict[str, Any]:
     """Mean over tasks with its 95 % interval, 1.96 s / √T, for per-task scores (T,).
 
-    Of several stages the mean is the mean of their means, and the interval follows from theirs. A task whose score is not finite
-    is counted, not dropped: it makes mean and interval null, and sorts last in the median.
+    With several stages, the mean is the mean of the stages' means, and the interval combines theirs. A task whose score is not
+    finite is counted, not dropped: it makes the mean and the interval null, and ranks last in the median.
     """
     scores = np.concatenate(stages)
     finite = np.isfinite(scores)
     count = len(scores)
     ranked = np.where(finite, scores, np.inf)
     median = float(np.median(ranked)) if finite.sum() * 2 > count else None
-    whole = bool(finite.all())
-    several = whole and all(len(stage) > 1 for stage in stages)
+    all_finite = bool(finite.all())
+    has_interval = all_finite and all(len(stage) > 1 for stage in stages)
     return {
-        "mean": float(np.mean([stage.mean() for stage in stages])) if whole else None,
-        "ci95": 1.96 * float(sum(s.var(ddof=1) / len(s) for s in stages) ** 0.5) / len(stages) if several else None,
+        "mean": float(np.mean([stage.mean() for stage in stages])) if all_finite else None,
+        "ci95": 1.96 * float(sum(s.var(ddof=1) / len(s) for s in stages) ** 0.5) / len(stages) if has_interval else None,
         "n_tasks": count,
         "n_nonfinite": int(count - finite.sum()),
         "median": median,
@@ -74,20 +74,20 @@ def over_tasks(*stages: Numbers) -> dict[str, Any]:
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its 95 % interval (Student's t with n - 1 degrees of freedom), which one seed has not."""
+    """Mean and its 95 % interval (Student's t with n - 1 degrees of freedom); no interval for a single seed."""
     if len(values) < 2:
         return float(values[0]), None
     return float(np.mean(values)), t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
 
 
 def t_tails(t: float, df: float) -> float:
-    """The probability that Student's t is farther from 0 than ``t``."""
+    """The two-sided tail probability of Student's t beyond ``t``."""
     return _incomplete_beta(df / (df + t * t), df / 2, 0.5)
 
 
 @cache
 def t_quantile(df: float, inside: float = 0.95) -> float:
-    """The t that the given share of Student's distribution lies within: 12.706 for 1 degree of freedom and 95 %."""
+    """The t for which Student's distribution has the probability ``inside`` in [-t, t]: 12.706 for 1 degree of freedom and 95 %."""
     low, high = 0.0, 1.0
     while t_tails(high, df) > 1 - inside:
         high *= 2
@@ -98,10 +98,10 @@ def t_quantile(df: float, inside: float = 0.95) -> float:
 
 
 def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function, by its continued fraction (Lentz's method)."""
+    """The regularised incomplete beta function, by Lentz's method for its continued fraction."""
     if x in (0.0, 1.0):
         return x
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges fast
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast on this side only
         return 1 - _incomplete_beta(1 - x, b, a)
     front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
     value, c, d = 1.0, 1.0, 0.0

@@ -1,4 +1,4 @@
-"""A finished run in a few lines of text, from its results.json alone."""
+"""Describes a finished run in a few lines of text, from its results.json alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ STEPS_SHOWN = (0, 1, 2, 3, 5, 10)
 
 
 def describe(results: Mapping[str, Any]) -> str:
-    """The test figures with their intervals, by inner step where there are steps, and what they were measured under."""
+    """The test scores with their intervals, by inner step if the learner takes any, and the conditions of the test."""
     test = results["test"]
     metric = recorded(results)
     protocol, train = results["protocol"], results["train"]
@@ -31,7 +31,7 @@ def describe(results: Mapping[str, Any]) -> str:
     else:
         lines += [f"{_cell(group[metric.name], metric):<26}{title}" for title, group in groups]
     if test.get("steps"):
-        lines.append(f"The score is that after {_steps(test['steps'])}.")
+        lines.append(f"The reported score is the one after {_steps(test['steps'])}.")
     if test.get("diverged"):
         lines.append(_diverged(test["diverged"], test[metric.name]["n_tasks"], metric))
     bad = test[metric.name]["n_nonfinite"]
@@ -39,28 +39,28 @@ def describe(results: Mapping[str, Any]) -> str:
         lines.append(f"{bad:,} of {test[metric.name]['n_tasks']:,} tasks are not finite; median {test[metric.name]['median']}")
     skipped = results["train"].get("n_nonfinite")
     if skipped:
-        lines.append(f"{skipped:,} of {results['train']['iterations']:,} updates were not finite, and taken back")
+        lines.append(f"{skipped:,} of {results['train']['iterations']:,} updates were not finite and were reverted")
     if results.get("continual"):
-        found = results["continual"]
+        stream = results["continual"]
         figures = [
-            f"{key} {found[key]:.4g}"
+            f"{key} {stream[key]:.4g}"
             for key in ("acc", "aia", "bwt", "fwt", "forgetting", "intransigence")
-            if found[key] is not None
+            if stream[key] is not None
         ]
         lines += [
             "",
-            f"over {len(found['stages'])} stages (higher is better, but for forgetting and intransigence): " + ", ".join(figures),
+            f"over {len(stream['stages'])} stages (higher is better, except forgetting and intransigence): " + ", ".join(figures),
         ]
-        if found.get("online"):
-            seen = found["online"]
-            mean = "not finite" if seen[metric.name] is None else f"{seen[metric.name]:.4g}"
-            said = f"online {metric.name} {mean} over {seen['rounds']:,} rounds with {seen['switches']} switches of stage"
-            guessed = len(seen["boundaries"])
-            lines.append(said + f", {guessed} boundaries guessed" * bool(guessed))
+        if stream.get("online"):
+            online = stream["online"]
+            mean = "not finite" if online[metric.name] is None else f"{online[metric.name]:.4g}"
+            line = f"online {metric.name} {mean} over {online['rounds']:,} rounds with {online['switches']} stage switches"
+            detected = len(online["boundaries"])
+            lines.append(line + f", {detected} boundaries detected" * bool(detected))
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
     norm = f", batch norm {protocol['batch_norm']}" if protocol["batch_norm"] else ""
     best = train["best_iteration"]
-    kind = f"tasks, {ways}{protocol['shots']}-shot, {protocol['queries']} queries{' a class' if ways else ''}"
+    kind = f"tasks, {ways}{protocol['shots']}-shot, {protocol['queries']} queries{' per class' if ways else ''}"
     if not protocol["shots"]:
         kind = f"examples, {protocol['ways']} classes"
     lines += [
@@ -73,30 +73,30 @@ def describe(results: Mapping[str, Any]) -> str:
 
 
 def figure(results: Mapping[str, Any]) -> str:
-    """The test figure in a few words: `accuracy 97.71 ± 0.21 %`."""
+    """The test score in a few words: `accuracy 97.71 ± 0.21 %`."""
     metric = recorded(results)
     return metric.describe(results["test"][metric.name])
 
 
-def _steps(found: Mapping[str, Any]) -> str:
+def _steps(steps: Mapping[str, Any]) -> str:
     """`1 inner step, as in training`."""
-    why = {"trained": "as in training", "validation": "chosen on validation", "last": "all that a test takes"}
-    return f"{found['n']} inner step{'s' * (found['n'] != 1)}, {why[found['chosen_by']]}"
+    why = {"trained": "as in training", "validation": "chosen on validation", "last": "the last evaluated"}
+    return f"{steps['n']} inner step{'s' * (steps['n'] != 1)}, {why[steps['chosen_by']]}"
 
 
-def _diverged(found: Mapping[str, Any], tasks: int, metric: Metric) -> str:
-    """How many test tasks have diverged, the worst of them, and the mean of the others."""
-    worst = found["tasks"][0]
+def _diverged(diverged: Mapping[str, Any], tasks: int, metric: Metric) -> str:
+    """The number of diverged test tasks, the worst of them, and the mean of the others."""
+    worst = diverged["tasks"][0]
     error = "not finite" if worst[metric.name] is None else f"{worst[metric.name]:.3g}"
-    others = found["others"] and found["others"]["mean"] is not None
+    others = diverged["others"] and diverged["others"]["mean"] is not None
     return (
-        f"{found['n']:,} of {tasks:,} test tasks diverged: their error is more than ten times the mean before adaptation"
+        f"{diverged['n']:,} of {tasks:,} test tasks diverged: their error exceeds ten times the mean error before adaptation"
         f" (the worst: {worst['stage']} task {worst['task']}, {error})"
-        + (f"; the mean of the others is {metric.text(found['others'])}" if others else "")
+        + (f"; the mean of the others is {metric.text(diverged['others'])}" if others else "")
     )
 
 
 def _cell(row: Mapping[str, Any], metric: Metric) -> str:
-    """Mean and interval, and the median of a heavy-tailed metric: a few bad tasks can dominate a mean, and hardly move a median."""
+    """Mean and interval, with the median for a heavy-tailed metric: a few bad tasks can dominate the mean but not the median."""
     median = row.get("median") if metric.heavy_tailed else None
     return metric.text(row) + ("" if median is None else f" ({metric.shown(median)})")

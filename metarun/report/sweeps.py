@@ -1,4 +1,4 @@
-"""The sweeps of `configs/table/`: the runs that a table consists of. Imports no torch."""
+"""The sweeps of `configs/table/`, which define the runs of each table. Imports no torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ import yaml
 from metarun.config import CONFIGS, ConfigError, nearest
 
 Grid = dict[str, list[str]]
-"""Values by key, all combinations of which are run."""
+"""Values by key; every combination is a run."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a table's file says.
+    """The content of a table's file.
 
     Attributes:
         name: of the file.
         title: its first comment.
-        grids: what is swept over, without the seeds.
-        data: the data set that the table sets for all its runs; None: the grids choose it.
+        grids: what is swept over, except the seed.
+        data: the data set of all runs; None: the grids choose it.
     """
 
     name: str
@@ -31,22 +31,22 @@ class Sweep:
 
     @property
     def keys(self) -> list[str]:
-        """The keys that distinguish cells: those with several values in a grid, and choices of a group; `cl` comes last."""
+        """The keys that distinguish cells: those with several values in a grid, and groups; `cl` comes last."""
         keys = dict.fromkeys(
             key for grid in self.grids for key, values in grid.items() if len(values) > 1 or (CONFIGS / key).is_dir()
         )
         return sorted(keys, key=lambda key: key == "cl")
 
     def cells(self) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
-        """Each cell's values of `keys`, and the overrides beside them that all of its runs have."""
+        """Each cell's values of `keys`, and the other overrides, which all of its runs share."""
         for grid in self.grids:
-            beside = {key: values[0] for key, values in grid.items() if key not in self.keys}
+            common = {key: values[0] for key, values in grid.items() if key not in self.keys}
             for values in product(*(grid.get(key, [""]) for key in self.keys)):
-                yield values, beside
+                yield values, common
 
 
 def names() -> list[str]:
-    """Of all tables."""
+    """The names of all tables."""
     return sorted(path.stem for path in (CONFIGS / "table").glob("*.yaml"))
 
 
@@ -67,9 +67,9 @@ def read(name: str) -> Sweep:
     return Sweep(name, title, [_grid(grid) for grid in grids], data)
 
 
-def published_name(data: str | None, told: Mapping[str, str]) -> str:
-    """The name in published.yaml of a cell that runs with the overrides ``told`` on ``data``: `split_mnist_class_ewc`."""
-    return told.get("paper") or "_".join(filter(None, (data, told.get("data.scenario"), told.get("cl"))))
+def published_name(data: str | None, overrides: Mapping[str, str]) -> str:
+    """The name in published.yaml of the cell with ``overrides`` on ``data``, such as `split_mnist_class_ewc`."""
+    return overrides.get("paper") or "_".join(filter(None, (data, overrides.get("data.scenario"), overrides.get("cl"))))
 
 
 def _grid(params: Mapping[str, Any]) -> Grid:

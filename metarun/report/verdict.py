@@ -1,6 +1,6 @@
-"""Whether a measured figure reproduces a published one: an equivalence test with a stated margin. Imports no torch.
+"""Whether a measurement reproduces a published value: an equivalence test with a stated margin. Imports no torch.
 
-The margin, its reasons and what each verdict claims are in docs/protocols.md, "Verdicts".
+docs/protocols.md, "Verdicts", explains the margin and the meaning of each verdict.
 """
 
 import math
@@ -10,20 +10,21 @@ from metarun.report.published import Published
 from metarun.report.statistics import t_quantile
 
 WIDEST = 0.015
-"""Share of a metric's ceiling, 1.5 points of accuracy, that the margin is at most, where neither the published interval nor the
-printed digits are coarser."""
+"""Largest margin as a share of the metric's ceiling (1.5 points of accuracy), unless the published interval or the printed digits
+are coarser."""
 SEEDS = 3
-"""Fewest seeds for a verdict: two give an interval of one degree of freedom, and one gives none."""
+"""Fewest seeds for a verdict: two give an interval with one degree of freedom, one gives none."""
 POWER = 0.8
 ROUNDING = 1e-9
-"""Of sums of decimals: an interval that ends on the margin as printed lies within it."""
+"""Tolerance for rounding errors: an interval that ends exactly on the printed margin counts as within it."""
 
 
 def margin(published: Published, metric: Metric) -> float:
-    """How far a measured mean may lie from the published one and still count as the same, in its unit (points, or squared error).
+    """Largest difference from the published value that counts as equivalent, in the metric's unit (points, or squared error).
 
-    The largest of the published 95 % interval, half of the last printed digit and the smallest difference that matters: of an
-    accuracy a quarter of its errors, at most 1.5 points; of a metric without a ceiling, such as a mean squared error, a tenth.
+    It is the largest of the published 95 % interval, half the last printed digit, and the smallest difference that matters: for
+    an accuracy, a quarter of the error rate but at most 1.5 points; for a metric without a ceiling, such as a mean squared error,
+    a tenth of the value.
 
     Raises:
         ValueError: the paper prints no value.
@@ -38,19 +39,19 @@ def margin(published: Published, metric: Metric) -> float:
 
 
 def verdict(mean: float, ci95: float | None, seeds: int, published: Published, metric: Metric) -> str:
-    """What a figure measured over seeds under the full protocol says about the published one.
+    """The verdict on a published value from measurements over seeds under the full protocol.
 
     Args:
         mean: over seeds, as shown: an accuracy in per cent.
-        ci95: half the width of its 95 % interval over seeds; None for one seed.
-        seeds: how many.
-        published: the figure with its value, interval and digits.
+        ci95: half the width of its 95 % interval over seeds; None for a single seed.
+        seeds: their number.
+        published: the published value with its interval and digits.
         metric: of both.
 
     Returns:
-        `reproduced` where the whole interval of the difference lies within the `margin`, `better than published` or `worse than
-        published` where it lies outside on that side, `inconclusive` where it does neither or rests on fewer than three seeds,
-        `not finite`.
+        `reproduced` if the whole interval of the difference is within the `margin`, `better than published` or `worse than
+        published` if it is wholly outside on that side, `inconclusive` otherwise or with fewer than three seeds, and `not finite`
+        if the mean is not.
 
     Raises:
         ValueError: the paper prints no value.
@@ -71,7 +72,7 @@ def verdict(mean: float, ci95: float | None, seeds: int, published: Published, m
 
 
 def seeds_wanted(spread: float, allowed: float) -> int:
-    """How many seeds find a method whose mean is the published one `reproduced` with a probability of 80 %; at least three.
+    """Number of seeds for which a method whose true mean is the published value is `reproduced` with 80 % power; at least three.
 
     The least n with √n margin / spread ≥ t(n - 1, 0.975) + t(n - 1, 0.9): the sample size for two one-sided t tests at a true
     difference of zero, with Student's t in place of its noncentral form (Chow, Shao, Wang and Lokhnygina, Sample size
@@ -84,7 +85,7 @@ def seeds_wanted(spread: float, allowed: float) -> int:
     if spread <= 0:
         return SEEDS
     ratio = allowed / spread
-    seeds = max(SEEDS, math.floor((3.24 / ratio) ** 2))  # what the normal distribution wants, 1.960 + 1.282; Student's t, more
+    seeds = max(SEEDS, math.floor((3.24 / ratio) ** 2))  # by the normal distribution, 1.960 + 1.282; Student's t needs more
     while seeds**0.5 * ratio < t_quantile(seeds - 1) + t_quantile(seeds - 1, POWER):
         seeds += 1
     return seeds
@@ -92,5 +93,5 @@ def seeds_wanted(spread: float, allowed: float) -> int:
 
 def _value(published: Published) -> float:
     if published.value is None:
-        raise ValueError("expected a published value; the paper has curves alone")
+        raise ValueError("expected a published value; the paper shows only curves")
     return published.value

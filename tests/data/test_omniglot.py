@@ -268,6 +268,6 @@ def test_whole_runs_on_real_data(real, here, data_root):
     short = ("trainer.iterations=2", "trainer.test_tasks=4", "trainer.val_tasks=4", "trainer.figures=false", "model.filters=8")
     for algo in ("maml", "fomaml", "protonet"):
         out = here(f"algo={algo}", "data=omniglot", f"data.root={data_root}", *short).stdout
-        assert "4 test tasks, 5-way 1-shot, 15 queries a class, batch norm" in out
+        assert "4 test tasks, 5-way 1-shot, 15 queries per class, batch norm" in out
     line = here("algo=maml", "data=omniglot", f"data.root={data_root}", "data.train_ways=20", *short, status=2).stderr
     assert "data.train_ways=20: expected data.ways (5): the head has one size" in line

@@ -77,8 +77,8 @@ def test_a_figure_that_is_not_finite_and_a_diverged_run_are_recorded_as_such(tmp
     [
         (["+mine=c"], {"status": "interrupted"}, "the run is interrupted"),
         (["+mine=c", "algo.inner_lr=1"], {}, "departs from the protocol of c: algo.inner_lr=1"),
-        (["+mine=c"], {"budget": {"name": "short", "share": 0.1}}, "not all updates or test tasks"),
-        (["+mine=c"], {"protocol": {"n_test_tasks": 100}}, "not all updates or test tasks"),
+        (["+mine=c"], {"budget": {"name": "short", "share": 0.1}}, "fewer updates or test tasks"),
+        (["+mine=c"], {"protocol": {"n_test_tasks": 100}}, "fewer updates or test tasks"),
     ],
 )
 def test_only_whole_runs_of_the_protocol_are_recorded(tmp_path, overrides, more, message):

@@ -199,8 +199,8 @@ def test_runs_that_do_not_record_their_test_tasks_are_not_paired(tmp_path):
     write(tmp_path / "b", "protonet", 0, [0.6, 0.9, 0.8])
     text = page(collect([tmp_path]))
     assert cells(text, "Paired tests") == []
-    assert "made by an older version" in text
-    assert "paired tests: <code>maml</code>. <code>metarun eval RUN</code>" in " ".join(text.split())
+    assert "come from an older version" in text
+    assert "paired tests: <code>maml</code>. Use <code>metarun eval RUN</code>" in " ".join(text.split())
     write(tmp_path / "a/eval/1", "maml", 0, [0.1, 0.1, 0.1], of=["data.shots=5"])  # another test
     assert cells(page(collect([tmp_path])), "Paired tests") == []
     write(tmp_path / "a/eval/2", "maml", 0, [0.5, 0.7, 0.6], of=[])
@@ -233,7 +233,7 @@ def test_p_values_are_corrected_for_the_comparisons_of_the_table(tmp_path):
     assert [float(row["p (Holm)"]) for row in rows] == pytest.approx(corrected, rel=0.1)
     assert min(corrected) > min(float(row["p"]) for row in rows)
     assert "corrected for the 4 comparisons" in text
-    assert "The best method was chosen on these very tasks" in " ".join(text.split())
+    assert "The best method was selected on these same tasks" in " ".join(text.split())
 
 
 def test_stages_are_compared_by_name(tmp_path):
@@ -280,7 +280,7 @@ def test_the_curves_of_a_page(runs, drawn):
     (alt,) = drawn
     assert alt == "accuracy, % against outer updates, seconds of training, tasks seen, inner steps"
     assert "<h2>Curves: accuracy, %</h2>" in text
-    assert "The first" not in text
+    assert "Only the first" not in text
     panels = {ax.get_xlabel(): ax for ax in drawn[alt].axes}
     assert list(panels) == ["outer updates", "seconds of training", "tasks seen", "inner steps"]
     expected = {  # validation 50 and 60 %, then 60 % of both seeds; 80 and 90 %
@@ -299,11 +299,11 @@ def test_the_curves_of_a_page(runs, drawn):
 def test_methods_beyond_those_that_can_be_told_apart_are_said_to_be_left_out(tmp_path, drawn):
     for i in range(13):
         write(tmp_path / str(i), "maml", 0, [0.5, 0.6], overrides=[f"algo.inner_lr={i:02}"], metrics=curve(0.5, 0.6))
-    assert "The first 12 of 13 methods." in page(collect([tmp_path]))
+    assert "Only the first 12 of 13 methods are shown." in page(collect([tmp_path]))
     (figure,) = drawn.values()
     names = [line.get_label() for line in figure.axes[0].get_lines()]
     assert names == [f"maml inner_lr={i:02}" for i in range(12)]
-    assert "The first" not in page(collect([tmp_path / str(i) for i in range(12)]))
+    assert "Only the first" not in page(collect([tmp_path / str(i) for i in range(12)]))
 
 
 def test_the_matrices_of_a_page(tmp_path, drawn):
@@ -438,16 +438,16 @@ def test_the_paragraphs_of_a_page(tmp_path, drawn):
     ]
     paragraphs = re.findall("<p>(.*?)</p>", " ".join(body.split()))
     assert [paragraph.strip() for paragraph in paragraphs] == [
-        "Scores: accuracy, %; of a stream the mean over its stages at the end. Mean over seeds with its 95 % interval"
+        "Scores: accuracy, %; for a stream, the mean over its stages after the last one. Means over seeds with 95 % intervals"
         " (Student's t); over tasks: the interval over test tasks within a seed.",
-        "The best method against each other one that was tested on the same tasks: the mean of the differences task by task, its"
-        " 95 % interval, and a two-sided paired t test. The best method was chosen on these very tasks, which flatters it. The"
-        " tests compare these trained models, not retrainings of them: how much another training would differ is in the interval"
-        " over seeds above.",
-        "Runs of these methods were made by an older version, which did not record the test tasks, and are left out of paired"
-        " tests: <code>cnp</code>. <code>metarun eval RUN</code> tests such a run again and records them.",
-        "Validation against updates, time and tasks; the test by inner step. Bands: 95 % intervals over seeds.",
-        "Down: the untrained learner, then after each stage; across: stages. Mean over seeds.",
+        "The best method against each other method tested on the same tasks: the mean of the task-by-task differences with its"
+        " 95 % interval, and a two-sided paired t test. The best method was selected on these same tasks, which biases the"
+        " comparison in its favour. The tests compare these trained models, not retrainings of them; the interval over seeds"
+        " above shows the variation between trainings.",
+        "Some runs of the following methods come from an older version that did not record the test tasks, and are excluded from"
+        " paired tests: <code>cnp</code>. Use <code>metarun eval RUN</code> to test such a run again and record its tasks.",
+        "Validation scores by updates, time and tasks; test scores by inner step. Bands: 95 % intervals over seeds.",
+        "Rows: the untrained learner, then after each stage; columns: stages. Means over seeds.",
     ]
     assert cells(text, "Runs without a result") == [{"run": str(tmp_path / "e"), "status": "failed"}]
 
@@ -478,7 +478,7 @@ def test_two_comparisons_are_corrected_and_one_is_not(tmp_path, drawn):
     said = []
     for number, name in enumerate(("maml", "anil", "cnp")):
         write(tmp_path / name, name, 0, [0.5, 0.6 + number / 10])
-        said.append("p (Holm) is corrected for the 2 comparisons of the table." in " ".join(page(collect([tmp_path])).split()))
+        said.append("p (Holm) is corrected for the 2 comparisons in the table." in " ".join(page(collect([tmp_path])).split()))
     assert said == [False, False, True]
 
 

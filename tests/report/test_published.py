@@ -50,5 +50,5 @@ def test_an_interval_from_what_is_printed(entry, expected):
 def test_a_source_is_told_in_a_line():
     said = published()["fomaml_omniglot_5way_1shot"]["test"].source
     assert said.startswith("Nichol, Achiam and Schulman, On first-order meta-learning algorithms")
-    assert "table 2 (as others quote it): batch norm transductive" in said
-    assert "figure 3 (read there)" in published()["maml_sine_10shot"]["test"].source
+    assert "table 2 (as quoted elsewhere): batch norm transductive" in said
+    assert "figure 3 (read in the paper)" in published()["maml_sine_10shot"]["test"].source

@@ -25,7 +25,7 @@ def results(metric="accuracy", steps=True, **changed):
 def test_a_result_in_a_few_lines():
     text = describe(results(steps=False))
     assert "97.12 ± 0.21" in text
-    assert "1,000 test tasks, 5-way 1-shot, 15 queries a class, batch norm running; 1,500 updates" in text
+    assert "1,000 test tasks, 5-way 1-shot, 15 queries per class, batch norm running; 1,500 updates" in text
     assert "(best on validation: 1,250) in 410 s on cpu" in text
 
 
@@ -84,9 +84,9 @@ def test_the_whole_text_of_accuracies_by_step():
             "1           90.12 ± 0.50",
             "5           96.00 ± 1.00",
             "7           97.12 ± 0.21",  # not one of those shown as a rule, but the last
-            "3 of 1,500 updates were not finite, and taken back",
+            "3 of 1,500 updates were not finite and were reverted",
             "",
-            "1,000 test tasks, 5-way 1-shot, 15 queries a class, batch norm running; 1,500 updates in 410 s on cpu",
+            "1,000 test tasks, 5-way 1-shot, 15 queries per class, batch norm running; 1,500 updates in 410 s on cpu",
         ]
     )
 
@@ -122,15 +122,15 @@ def test_the_whole_text_of_a_stream_of_single_examples():
         "accuracy, %, mean ± 95 % interval over examples",
         "97.12 ± 0.21              1,000 test examples",
         "",
-        "over 3 stages (higher is better, but for forgetting and intransigence): acc 0.8123, bwt -0.1, forgetting 0.1,"
+        "over 3 stages (higher is better, except forgetting and intransigence): acc 0.8123, bwt -0.1, forgetting 0.1,"
         " intransigence 0.05",
-        "online accuracy 0.5 over 6,000 rounds with 122 switches of stage, 2 boundaries guessed",
+        "online accuracy 0.5 over 6,000 rounds with 122 stage switches, 2 boundaries detected",
         "",
         "1,000 test examples, 10 classes, batch norm running; 1,500 updates (best on validation: 1,250) in 410 s on cpu",
     ]
     assert describe(found) == "\n".join(expected)
     continual["online"]["boundaries"] = []
-    assert describe(found).splitlines()[5] == "online accuracy 0.5 over 6,000 rounds with 122 switches of stage"
+    assert describe(found).splitlines()[5] == "online accuracy 0.5 over 6,000 rounds with 122 stage switches"
 
 
 def test_an_error_without_steps_has_its_median():
@@ -160,4 +160,4 @@ def test_an_online_score_that_is_not_finite_is_said(mean, told):
     stream = dict.fromkeys(("acc", "aia", "bwt", "fwt", "forgetting", "intransigence"))
     online = {"mse": mean, "rounds": 1000, "switches": 3, "boundaries": []}
     text = describe(results("mse", steps=False, continual=stream | {"stages": ["a"], "online": online}))
-    assert f"online mse {told} over 1,000 rounds with 3 switches of stage\n" in text
+    assert f"online mse {told} over 1,000 rounds with 3 stage switches\n" in text

@@ -19,7 +19,7 @@ def write(path, overrides=(), **results):
 def test_overrides_by_key(tmp_path):
     write(tmp_path / "run", ["+paper=x", "++algo.a=1", "data.name='a=b'", "hydra.run.dir=out/x", "trainer.device=cpu", "seed=3"])
     (run,) = collect([tmp_path])
-    assert run.said == {
+    assert run.overrides == {
         "paper": "x",
         "algo.a": "1",
         "data.name": "'a=b'",
@@ -39,7 +39,7 @@ def test_a_run_without_readable_overrides_said_nothing(tmp_path, overrides):
     if overrides is not None:
         (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text(overrides)
     (run,) = collect([tmp_path])
-    assert run.said == {}
+    assert run.overrides == {}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_test_tasks_are_those_of_the_run_or_of_its_own_later_test(tmp_path):
 def test_a_folder_without_runs_is_named(tmp_path):
     with pytest.raises(ConfigError, match=f"^{tmp_path}/none: no such folder$"):
         collect([tmp_path / "none"])
-    with pytest.raises(ConfigError, match=f"^{tmp_path}: expected a run directory, or a folder with some in it$"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: expected a run directory, or a folder that contains run directories$"):
         collect([tmp_path])
 
 

@@ -115,7 +115,7 @@ def test_a_row_for_each_published_step(tmp_path):
     test = {"mse": {"mean": None, "ci95": None, "n_tasks": 6000}, "by_step": by_step}
     write(tmp_path / "run", {"+paper": "maml_sine_5shot", "seed": 0}, seed=0, test=test)
     found = lines("maml_sine", tmp_path)
-    assert [(line["look"], line["measured"], line["verdict"]) for line in found[:3]] == [
+    assert [(line["evaluated at"], line["measured"], line["verdict"]) for line in found[:3]] == [
         ("step 1", "0.690", "inconclusive"),
         ("step 5", "0.900", "inconclusive"),
         ("step 10", "not finite", "not finite"),
@@ -157,8 +157,8 @@ def test_accuracies_are_in_per_cent_and_online_scores_shown(tmp_path):
 
 def test_scores_by_length(tmp_path):
     for algo, means in {"oml": (0.9, 0.5), "scratch": (0.5, 0.1)}.items():
-        looks = [{"length": n, "mean": mean, "ci95": None} for n, mean in zip((10, 50), means, strict=True)]
-        test = {"accuracy": {"mean": means[-1], "n_tasks": 5}, "by_length": looks}
+        rows = [{"length": n, "mean": mean, "ci95": None} for n, mean in zip((10, 50), means, strict=True)]
+        test = {"accuracy": {"mean": means[-1], "n_tasks": 5}, "by_length": rows}
         write(tmp_path / algo, {"+table": "oml", "algo": algo, "seed": 0}, seed=0, test=test)
     found = lines("oml", tmp_path)
     assert [(line["length 10"], line["length 50"]) for line in found] == [("90.00", "50.00"), ("", ""), ("50.00", "10.00")]
@@ -233,15 +233,16 @@ def test_every_cell_of_every_table_is_a_choice():
 
 
 NOTES = [
-    "Measured: mean over seeds with its 95 % interval (Student's t, n - 1); over tasks: that over test tasks within a seed.",
-    "Reproduced: the whole protocol run, and the interval over seeds wholly within the margin of the published figure; better or"
-    " worse: wholly outside; inconclusive: neither, or fewer than three seeds. Seeds wanted: so many give a method whose mean is"
-    " the published one the verdict reproduced with a probability of 80 %.",
-    "Margin: the largest of the published 95 % interval, half of its last printed digit, and a quarter of 100 - value, at most 1.5"
-    " points; of a mean squared error a tenth of the value. A question mark: not read in the paper itself.",
+    "Measured: mean over seeds with its 95 % interval (Student's t, n - 1); over tasks: the interval over test tasks within a"
+    " seed.",
+    "Reproduced: under the full protocol, the interval over seeds is wholly within the margin of the published value; better or"
+    " worse: wholly outside; inconclusive: neither, or fewer than three seeds. Seeds wanted: the number of seeds for which a method"
+    " whose true mean is the published value is reproduced with a probability of 80 %.",
+    "Margin: the largest of the published 95 % interval, half its last printed digit, and a quarter of 100 - value but at most 1.5"
+    " points; for a mean squared error, a tenth of the value. A question mark: not read in the paper itself.",
     "Published: Finn, Abbeel and Levine, Model-agnostic meta-learning for fast adaptation of deep networks, ICML 2017, table 2"
-    " (read there): 600 test tasks; the released code's inner rate is 0.001, the text's 0.01; how pre-training was tuned is not"
-    " told",
+    " (read in the paper): 600 test tasks; the released code's inner rate is 0.001, the text's 0.01; how pre-training was tuned"
+    " is not stated",
 ]
 
 
@@ -260,7 +261,18 @@ def sine(tmp_path):
 
 
 def test_the_whole_text_of_a_table(sine):
-    heads = ["algo", "look", "measured", "over tasks", "published", "difference", "margin", "verdict", "seeds", "seeds wanted"]
+    heads = [
+        "algo",
+        "evaluated at",
+        "measured",
+        "over tasks",
+        "published",
+        "difference",
+        "margin",
+        "verdict",
+        "seeds",
+        "seeds wanted",
+    ]
     heads += ["state", "test tasks", "updates", "budget", "changed", "commit", "device"]
     full, smoke, empty = ["6,000", "100", "full", "", "abc", "cpu"], ["20", "100", "smoke", "`algo.inner_lr=0.1`", "abc", "cpu"], ""
     stopped = "1 diverged (at update 3)"
@@ -273,8 +285,8 @@ def test_the_whole_text_of_a_table(sine):
         ["", "", "0.35", "", "± 0.035", "", "1", "", "", *smoke],
         *([stopped, "", value, *[empty] * 5, stopped, "", "", "full", "", "", ""] for value in ("2.41", "2.23", "2.19")),
     ]
-    looks = [(algo, step) for algo in ("maml", "maml", "finetune") for step in (1, 5, 10)]
-    lines = [heads, ["---"] * 17, *([f"`{algo}`", f"`step {step}`", *row] for (algo, step), row in zip(looks, rows, strict=True))]
+    cells = [(algo, step) for algo in ("maml", "maml", "finetune") for step in (1, 5, 10)]
+    lines = [heads, ["---"] * 17, *([f"`{algo}`", f"`step {step}`", *row] for (algo, step), row in zip(cells, rows, strict=True))]
     assert render.markdown(sine).splitlines() == [
         *("| " + " | ".join(line) + " |" for line in lines),
         "",
@@ -287,7 +299,7 @@ def test_the_whole_tabular(sine):
     lines = render.latex(sine).splitlines()
     assert lines[:6] == [f"% {sine.title}", *(f"% {note}" for note in NOTES), r"\begin{tabular}{lllllllllllllllll}"]
     assert lines[6] == r"\toprule"
-    assert lines[7].startswith(r"algo & look & measured & over tasks & published & difference & margin & verdict & seeds")
+    assert lines[7].startswith(r"algo & evaluated at & measured & over tasks & published & difference & margin & verdict & seeds")
     assert lines[8] == r"\midrule"
     assert lines[9] == (
         r"\texttt{maml} & \texttt{step 1} & $0.650 \pm 0.635$ & $\pm$ 0.020 & $0.67$ & $-0.020$ & $\pm$ 0.067 & inconclusive"
@@ -307,8 +319,8 @@ def test_what_latex_would_read_is_escaped():
 def test_the_whole_csv(sine):
     first, *rows = render.csv(sine).splitlines()
     assert first == (
-        "algo,look,measured,measured ci95,over tasks,published,published ci95,difference,difference ci95,margin,verdict,seeds,"
-        "seeds wanted,state,test tasks,updates,budget,changed,commit,device"
+        "algo,evaluated at,measured,measured ci95,over tasks,published,published ci95,difference,difference ci95,margin,verdict,"
+        "seeds,seeds wanted,state,test tasks,updates,budget,changed,commit,device"
     )
     assert rows[0] == 'maml,step 1,0.65,0.63531,0.020,0.67,,-0.02,,0.067,inconclusive,2,14,,"6,000",100,full,,abc,cpu'
     assert rows[2] == 'maml,step 10,,,,0.35,,,,0.035,,2,,,"6,000",100,full,,abc,cpu'

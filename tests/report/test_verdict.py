@@ -77,7 +77,7 @@ def test_of_an_error_less_is_better():
 
 
 def test_curves_without_a_value_have_no_verdict():
-    with pytest.raises(ValueError, match=r"^expected a published value; the paper has curves alone$"):
+    with pytest.raises(ValueError, match=r"^expected a published value; the paper shows only curves$"):
         margin(figure(None), MSE)
     with pytest.raises(ValueError, match="published value"):
         verdict(0.5, 0.1, 3, figure(None), MSE)
