@@ -78,6 +78,10 @@ class MAMLpp(GradientLearner):
         channels = self.network.statistics.channels if self.batch_norm == "running" else {}
         self.step_statistics = nn.ModuleList(RunningStatistics(channels) for _ in range(inner_steps))
 
+    @property
+    def first_order(self) -> bool:  # type: ignore[override]
+        return self.progress < self.first_order_until
+
     def rule(self) -> Rule:
         return Descent(self.rates)
 
@@ -96,7 +100,6 @@ class MAMLpp(GradientLearner):
         return None if self.progress < self.multi_step or self.recompute else self.progress < self.first_order_until
 
     def losses(self, episodes: Episodes) -> Tensor:
-        self.first_order = self.progress < self.first_order_until
         if self.progress >= self.multi_step:
             return super().losses(episodes)
         query = episodes.query

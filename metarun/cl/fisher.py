@@ -25,7 +25,7 @@ from metarun.config import ConfigError
 from metarun.data.source import TaskSource
 from metarun.episodes import Episodes
 from metarun.kinds import Kind
-from metarun.model.layers import Call, recorded
+from metarun.model.context import Call, recorded, replaced
 from metarun.model.network import Weights
 
 Labels = Literal["sampled", "exact", "true", "argmax"]
@@ -145,7 +145,7 @@ def episode_gradients(
         numbers = sum(w.numel() for w in copied.values())
         for episodes in batches(source, samples, max(1, min(BATCH, COPIED // max(numbers, 1)))):
             copies = {name: w.detach().expand(len(episodes), *w.shape).clone().requires_grad_() for name, w in copied.items()}
-            with algorithm.network.replaced(copies), recorded() as calls:
+            with replaced(algorithm.network, copies), recorded() as calls:
                 answers = algorithm.outputs_and_targets(episodes)
             for loss in losses(*answers):
                 _add(total, algorithm, calls, copies, loss, power)

@@ -5,55 +5,14 @@ batch norm (`norm.py`) T·C channels: each is a view of the same memory. On the 
 a convolution is a product of matrices for each task (`convolution.py`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from metarun.model.context import Call, record
 from metarun.model.convolution import convolve_tasks
-
-
-class Call(NamedTuple):
-    """One pass through a layer whose weights all tasks share."""
-
-    x: Tensor
-    """(T, n, d), or images (n, T, C, H, W)."""
-    weight: Tensor
-    bias: Tensor | None
-    stride: int
-    out: Tensor
-    """(T, n, o), or images (n, T, O, H', W')."""
-
-    def rows(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """What makes the weight's gradient in each task, for ``gradient`` of ``out``: inputs (T, m, i) and gradients (T, m, o).
-
-        A convolution is linear in its patches, a row for each position in each image.
-        """
-        if self.x.dim() == 3:
-            return self.x.detach(), gradient
-        n, tasks = self.x.shape[:2]
-        size = self.weight.shape[-1]
-        patches = F.unfold(self.x.detach().flatten(0, 1), size, padding=size // 2, stride=self.stride)
-        a, g = (
-            v.view(n, tasks, v.shape[1], -1).permute(1, 0, 3, 2).flatten(1, 2) for v in (patches, gradient.flatten(0, 1).flatten(2))
-        )
-        return a, g
-
-
-_recorders: list[list[Call]] = []
-
-
-@contextmanager
-def recorded() -> Iterator[list[Call]]:
-    """The calls of layers with shared weights, for the length of the block."""
-    _recorders.append([])
-    try:
-        yield _recorders[-1]
-    finally:
-        _recorders.pop()
 
 
 def as_images(x: Tensor) -> Tensor:
@@ -84,7 +43,7 @@ def convolve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     if weight.dim() == 4:
         laid = weight.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else weight
         out = _over_images(lambda x: F.conv2d(x, laid, None, stride, padding), x)
-        _record(Call(x, weight, None, stride, out))
+        record(Call(x, weight, None, stride, out))
         return out
     if x.device.type == "cpu":
         return convolve_tasks(x.permute(1, 0, 3, 4, 2), weight, stride).permute(1, 0, 4, 2, 3)
@@ -103,7 +62,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if weight.dim() == 3:
         return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
     out = F.linear(x, weight, bias)
-    _record(Call(x, weight, bias, 1, out))
+    record(Call(x, weight, bias, 1, out))
     return out
 
 
@@ -119,11 +78,6 @@ def modulate(x: Tensor, weights: Mapping[str, Tensor], layer: str) -> Tensor:
                 by = by[..., None, None] if x.dim() == 5 else by.unsqueeze(1)
             x = x * by if part == "scale" else x + by
     return x
-
-
-def _record(call: Call) -> None:
-    if _recorders:
-        _recorders[-1].append(call)
 
 
 def _over_images(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

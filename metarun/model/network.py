@@ -1,7 +1,6 @@
 """Networks used functionally: ``network(weights, x)``, for one set of weights or one set a task."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from metarun.config import ConfigError, nearest
+from metarun.model.context import current_norm, normalising, replacements
 from metarun.model.norm import Norm, RunningStatistics, Statistics
 
 Weights = dict[str, Tensor]
@@ -37,32 +37,21 @@ class Network(nn.Module):
             are noted at the beginning, since the flag is cleared for other reasons later, in a copy that is only tested, say.
         head_names: names of the weights of the head, the last layer, which gives the outputs; empty: an embedding has none.
         statistics: running statistics of the batch norms.
-        instead: what `weights` gives in the place of some of the slow weights, see `replaced`.
     """
 
     widest: int | None = None
     film: dict[str, int]
     fixed: frozenset[str] = frozenset()
     head_names: frozenset[str] = frozenset()
-    instead: Weights = {}  # noqa: RUF012 - replaced, never changed
 
     def weights(self) -> Weights:
-        """The slow weights, shared by all tasks."""
-        return dict(self.named_parameters()) | self.instead
+        """The slow weights, shared by all tasks; under `metarun.model.context.replaced` others in the place of some."""
+        return dict(self.named_parameters()) | replacements(self)
 
     @property
     def parts(self) -> dict[str, frozenset[str]]:
         """Names of the weights of the "body", which embeds inputs, and of the "head" on top of it."""
         return {"body": frozenset(self.weights()) - self.head_names, "head": self.head_names}
-
-    @contextmanager
-    def replaced(self, weights: Weights) -> Iterator[None]:
-        """Some of the slow weights are these instead, for the length of the block: of each task its own copy, say."""
-        self.instead = weights
-        try:
-            yield
-        finally:
-            self.instead = {}
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         """``x`` (T, n, *input_shape) → (T, n, outputs); ``norm`` None: batch norms use each task's own batch."""
@@ -110,7 +99,7 @@ class Vectorised(Network):
         self.add_running_statistics(channels)
 
     def weights(self) -> Weights:
-        return {name.removeprefix("module."): w for name, w in self.named_parameters()} | self.instead
+        return {name.removeprefix("module."): w for name, w in self.named_parameters()} | replacements(self)
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
         norm = norm or Norm()
@@ -121,21 +110,14 @@ class Vectorised(Network):
 
         def one_task(weights: Weights, x: Tensor, given: Statistics) -> tuple[Tensor, Statistics]:
             inner = Norm(given or None, norm.record)
-            _current.append(inner)
-            try:
+            with normalising(inner):
                 return functional_call(self.module, weights, (x,)), inner.seen
-            finally:
-                _current.pop()
 
         axes = ({name: 0 if per_task[name] else None for name in weights}, 0, given_axes)
         out, seen = vmap(one_task, in_dims=axes, randomness="different")(weights, x, given)
         if norm.record:
             norm.seen.update({k: (m.detach(), v.detach()) if norm.record == "values" else (m, v) for k, (m, v) in seen.items()})
         return out
-
-
-_current: list[Norm] = []
-"""The pass that is under way: a module deep inside a user's network has no other way to learn of it."""
 
 
 class _TaskBatchNorm(nn.Module):
@@ -147,7 +129,7 @@ class _TaskBatchNorm(nn.Module):
         self.weight, self.bias = of.weight, of.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = _current[-1]
+        norm = current_norm()
         shape = (1, -1) + (1,) * (x.dim() - 2)
         if norm.given is None:
             axes = [0, *range(2, x.dim())]

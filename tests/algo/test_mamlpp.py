@@ -113,3 +113,13 @@ def test_first_order_at_first():
 def test_a_network_without_norms():
     losses = MAMLpp(LINE, mlp, 0.1).double().backward(regression())
     assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("until", "progress", "first"), [(0.0, 0.0, False), (0.5, 0.0, True), (0.5, 0.49, True), (0.5, 0.5, False)]
+)
+def test_the_order_of_the_gradient_follows_from_progress_alone(until, progress, first):
+    """Also before the first update, when a method may already ask for gradients of the outputs."""
+    algorithm = learner(first_order_until=until)
+    algorithm.progress = progress
+    assert algorithm.first_order is (progress < until)
