@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 from streams import learner, method, stream, train
+from torch import nn, tensor
 
 from metarun.algo.supervised import Supervised
 from metarun.tracking import RunFolder
+from metarun.trainer.guard import Guard
 from metarun.trainer.losses import Losses
 from metarun.trainer.state import Diverged
 from metarun.trainer.update import Update
@@ -113,3 +115,91 @@ def test_the_usual_is_to_stop(harm, tmp_path):
     harm(BAD)
     with pytest.raises(Diverged, match=r"the training loss is (inf|nan) at update 6"):
         train(tmp_path, stream("class"), method("none"), algorithm=learner(stream("class")))
+
+
+# The guard by itself -------------------------------------------------------------------------------------------------------------
+
+
+def guarded(**keys):
+    """A guard of two weights, one of them without a gradient, and a statistic, after a first update."""
+    learner = nn.Module()
+    learner.w, learner.unused = nn.Parameter(tensor([1.0, 2.0])), nn.Parameter(tensor([3.0]))
+    learner.register_buffer("seen", tensor(4))
+    guard = Guard(learner, torch.optim.SGD(learner.parameters(), lr=1.0, **keys))
+    return guard, learner
+
+
+def updated(guard, *, loss=1.0, bad=0.0, gradient=(0.5, 0.25), late=None):
+    """One update; ``late``: what a method's gradient becomes after the backward passes."""
+    guard.begin()
+    guard.algorithm.w.grad = tensor(gradient)
+    guard.algorithm.seen += 1
+    guard.judge(tensor(loss), tensor(bad))
+    judged = guard.algorithm.w.grad.tolist()
+    if late is not None:
+        guard.algorithm.w.grad = tensor(late)
+    guard.optimizer.step()
+    guard.end()
+    return judged
+
+
+def test_a_finite_update_stays():
+    guard, learner = guarded()
+    assert bool(guard.finite)
+    assert updated(guard) == [0.5, 0.25]
+    assert (learner.w.tolist(), int(learner.seen)) == ([0.5, 1.75], 5)
+    assert learner.unused.grad is None
+    assert bool(guard.finite)
+    assert guard.take_counts() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "judged"),
+    [
+        ({"loss": torch.nan}, [0.0, 0.0]),
+        ({"gradient": (torch.inf, 1.0)}, [0.0, 0.0]),
+        ({"late": (1.0, torch.nan)}, [0.5, 0.25]),
+    ],
+)
+def test_what_is_not_finite_reverts_weights_statistics_and_momentum(keys, judged):
+    guard, learner = guarded(momentum=0.5)
+    updated(guard)
+    assert updated(guard, **keys) == judged
+    assert not guard.finite
+    assert (learner.w.tolist(), int(learner.seen)) == ([0.5, 1.75], 5)
+    assert guard.optimizer.state[learner.w]["momentum_buffer"].tolist() == [0.5, 0.25]
+    assert guard.counts.tolist() == [1, 0]
+    updated(guard)  # as if nothing had been
+    assert bool(guard.finite)
+    assert learner.w.tolist() == [0.5 - 0.75, 1.75 - 0.375]
+
+
+def test_state_that_a_reverted_first_step_created_is_0():
+    guard, learner = guarded(momentum=0.5)
+    updated(guard, late=(torch.nan, 1.0))
+    assert guard.optimizer.state[learner.w]["momentum_buffer"].tolist() == [0.0, 0.0]
+
+
+def test_what_the_optimizer_keeps_besides_tensors_is_left_alone():
+    guard, learner = guarded()
+    guard.optimizer.state[learner.w] = {"name": "w", "age": tensor(2.0)}
+    updated(guard, loss=torch.inf)
+    assert guard.optimizer.state[learner.w] == {"name": "w", "age": tensor(2.0)}
+
+
+def test_counts_add_up_until_they_are_taken():
+    guard, _ = guarded()
+    updated(guard, bad=1.9999)  # a mean of float32
+    updated(guard, bad=3.0, loss=torch.nan)
+    updated(guard, loss=torch.nan)
+    assert guard.take_counts() == (2, 5)
+    assert guard.take_counts() == (0, 0)
+    updated(guard, bad=1.0, loss=torch.nan)
+    assert guard.take_counts() == (1, 1)
+
+
+def test_the_guard_is_on_the_learners_device():
+    learner = nn.Linear(1, 1, device="meta")
+    guard = Guard(learner, torch.optim.SGD(learner.parameters()))
+    assert (guard.finite.device.type, guard.counts.device.type) == ("meta", "meta")
+    assert (guard.finite.dtype, guard.counts.dtype) == (torch.bool, torch.int64)

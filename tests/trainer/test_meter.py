@@ -78,6 +78,12 @@ def test_losses_are_restored():
     assert (again.means(0), again.parts) == ({"learner": 1.5}, {})
 
 
+def test_sums_lie_on_the_learners_device():
+    losses = Losses(torch.device("meta"))
+    losses.load_state_dict({"loss": (3.0, 2), "loss_parts": {"extra": 1.0}})
+    assert (losses.learner.device.type, losses.parts["extra"].device.type) == ("meta", "meta")
+
+
 # Time and log ------------------------------------------------------------------------------------------------------------------
 
 
