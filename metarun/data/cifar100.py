@@ -1,8 +1,8 @@
 """CIFAR-100 (Krizhevsky, 2009): 60,000 photographs of 32×32 pixels, 600 in each of 100 classes of 20 superclasses.
 
 Source: www.cs.toronto.edu/~kriz/cifar.html; the release states no licence and asks for a citation. Read from the official
-`cifar-100-binary.tar.gz`, training and test images of a class together, as the few-shot splits (`cifarfs.py`, `fc100.py`) want
-it: inputs (3, 32, 32) in [0, 1].
+`cifar-100-binary.tar.gz`, with the training and test images of a class together, as the few-shot splits (`cifarfs.py`,
+`fc100.py`) require; inputs (3, 32, 32) in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -27,28 +27,28 @@ URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 RECORD = 2 + 3 * 32 * 32  # superclass, class, then red, green and blue planes
 MEMBERS = {"train.bin": 500, "test.bin": 100}
-"""Files in the archive, and images of each class in them."""
+"""Files in the archive, and their number of images per class."""
 NAMES = "fine_label_names.txt"
 CLASSES = 100
 VALIDATION = 50
-"""Of the training images of each class."""
+"""Number of training images per class that are held out for validation."""
 DECODING = "v1"
 
 
 class CIFAR100(ImageStream):
-    """Tasks over the 100 classes, or streams of them: the classes of training and test are the same, their images are not.
+    """Few-shot tasks over the 100 classes, or streams of images; training and test have the same classes but different images.
 
-    Of each class's 500 training images the last 50 are for validation; its 100 test images are for the test.
+    Of the 500 training images per class, the last 50 are for validation; the 100 test images are for the test.
 
     Args:
-        seed: of the tasks and of a random division.
+        seed: of the tasks and of random stages.
         root: folders with `cifar100/cifar-100-binary.tar.gz`; null: `METARUN_DATA`, else the user's data folder.
-        ways, shots, queries: classes of a test task, support examples and queries of each.
-        train_ways, train_shots, train_queries: the same in training; null: as in the test.
-        stages: divide the classes into this many stages; null: one.
-        stage_by: stages are groups of superclasses ("superclass"), or of classes at random.
+        ways, shots, queries: classes of a test task, support examples and queries per class.
+        train_ways, train_shots, train_queries: the same for training tasks; null: as for test tasks.
+        stages: number of stages among which the classes are divided; null: one.
+        stage_by: stages are groups of superclasses ("superclass") or of random classes ("random").
         scenario: "task", "domain" or "class": a stream of single images, see `metarun.data.stream`; null: few-shot tasks.
-        sampling: of a stream, "epochs" or "uniform".
+        sampling: order of a stream's training examples, "epochs" or "uniform".
     """
 
     default_stages = 10
@@ -69,10 +69,10 @@ class CIFAR100(ImageStream):
         scenario: Scenario | None = None,
         sampling: Sampling = "epochs",
     ) -> None:
-        whole = load(root)
+        decoded = load(root)
         most = 20 if stage_by == "superclass" else CLASSES
         require(stages is None or 0 < stages <= most, "stages", stages, f"1 to {most}, or null")
-        order = np.concatenate(whole.superclasses())
+        order = np.concatenate(decoded.superclasses())
         if stage_by == "random":
             order = np.random.default_rng(derive(seed, "stages")).permutation(CLASSES)
         per_block = CLASSES // most
@@ -87,7 +87,7 @@ class CIFAR100(ImageStream):
         super().__init__(
             "cifar100",
             seed,
-            whole.images,
+            decoded.images,
             Classes((first + cuts[:3, None]).flatten(), cuts.diff().repeat_interleave(CLASSES)),
             parts,
             *task_shapes(ways, shots, queries, train_ways, train_shots, train_queries),
@@ -98,14 +98,14 @@ class CIFAR100(ImageStream):
 
 @dataclass(frozen=True)
 class Decoded:
-    """All images (60000, 3, 32, 32) uint8, class after class, the classes' names, and the superclass of each, 0 to 19."""
+    """All images (60000, 3, 32, 32) uint8, ordered by class, the names of the classes, and the superclass of each, 0 to 19."""
 
     images: Tensor
     names: list[str]
     superclass: Numbers
 
     def split(self, name: str) -> dict[Split, Numbers]:
-        """The classes of the shipped split lists ``name``."""
+        """The classes of each split, from the split lists ``name`` of the package."""
         lists = resources.files("metarun.data") / "splits" / name
         return {
             which: np.array([self.names.index(of) for of in (lists / f"{which}.txt").read_text().split()])
@@ -118,7 +118,7 @@ class Decoded:
 
 
 def load(root: str | None) -> Decoded:
-    """The data set, found or downloaded, decoded or from the cache."""
+    """The decoded data set, from the cache, or from the archive, which is downloaded if it is missing."""
     decoded = archives.cached(
         f"cifar100-{DECODING}",
         {"images", "names", "superclass"},
@@ -129,28 +129,28 @@ def load(root: str | None) -> Decoded:
 
 
 def decode(path: Path, members: dict[str, int]) -> dict[str, NDArray[np.generic]]:
-    """Images, class after class, and names, from the official archive, whatever its container's checksum.
+    """Images, ordered by class, and names, from the official archive, whatever the checksum of the file.
 
     Args:
         path: of the archive.
-        members: its files of records, and the images of each class in them.
+        members: its files of records, with their number of images per class.
 
     Raises:
-        ConfigError: it is no such archive, or not whole.
+        ConfigError: the file is not that archive, or is incomplete.
     """
     sizes = {name: count * CLASSES * RECORD for name, count in members.items()}
-    found = archives.read_tar(path, {**sizes, NAMES: 10_000})
+    contents = archives.read_tar(path, {**sizes, NAMES: 10_000})
     for name in (*members, NAMES):
-        if name not in found:
-            raise ConfigError(f"{path}: no {name} in it; expected the archive {ARCHIVE} of CIFAR-100")
-    records = [_records(found[name], path, name, count) for name, count in members.items()]
-    names = found[NAMES].decode(errors="replace").split()
+        if name not in contents:
+            raise ConfigError(f"{path}: expected the archive {ARCHIVE} of CIFAR-100, found no {name} in it")
+    records = [_records(contents[name], path, name, count) for name, count in members.items()]
+    names = contents[NAMES].decode(errors="replace").split()
     if len(names) != CLASSES:
         raise ConfigError(f"{path}: {NAMES}: expected {CLASSES} names, found {len(names)}")
-    whole = np.concatenate(records)
-    order = np.argsort(whole[:, 1], kind="stable")
-    images = whole[order, 2:].reshape(-1, 3, 32, 32)
-    return {"images": images, "names": np.array(names), "superclass": whole[order[:: len(whole) // CLASSES], 0]}
+    joined = np.concatenate(records)
+    order = np.argsort(joined[:, 1], kind="stable")
+    images = joined[order, 2:].reshape(-1, 3, 32, 32)
+    return {"images": images, "names": np.array(names), "superclass": joined[order[:: len(joined) // CLASSES], 0]}
 
 
 def _records(content: bytes, path: Path, name: str, per_class: int) -> NDArray[np.uint8]:

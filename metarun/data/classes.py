@@ -1,4 +1,4 @@
-"""Few-shot tasks from labelled examples of any shape: one tensor on the device, tasks by a hash and one gather."""
+"""Few-shot tasks from labelled examples of any shape, kept in one tensor; a task is drawn by a hash and one gather."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ View = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of examples that are stored class after class: where each begins and how many it has, (classes,) int64."""
+    """Classes whose examples are stored contiguously: first index and number of examples of each, (classes,) int64."""
 
     start: Tensor
     size: Tensor
@@ -31,17 +31,17 @@ class Classes:
 
     @classmethod
     def of_sizes(cls, sizes: Sequence[int]) -> "Classes":
-        """Classes of these sizes, one after another from the first example on."""
+        """Consecutive classes of these sizes, starting at example 0."""
         size = torch.tensor(sizes, dtype=torch.int64)
         return cls(size.cumsum(0) - size, size)
 
     def some(self, members: Numbers) -> "Classes":
-        """Those numbered ``members``."""
+        """The classes with indices ``members``."""
         numbers = torch.from_numpy(np.asarray(members, np.int64))
         return Classes(self.start[numbers], self.size[numbers])
 
     def check(self, shape: TaskShape, where: str, key: str = "") -> None:
-        """Raise a `RangeError` where these classes cannot fill a task of this shape; ``key`` is "" or "train_"."""
+        """Raise a `RangeError` if these classes are too few or too small for a task of ``shape``; ``key`` is "" or "train_"."""
         if shape.ways and shape.ways > len(self):
             raise RangeError(f"data.{key}ways", shape.ways, f"at most the {len(self)} classes of the {where}")
         fewest = int(self.size.min())
@@ -59,17 +59,17 @@ class ClassData(Data):
     Args:
         name: of the data set.
         seed: of the tasks.
-        examples: (examples, *input_shape), class after class. Bytes are scaled to [0, 1], other numbers are taken as they are.
-        classes: all of them.
-        parts: numbers of the classes of each split of each stage, by the stage's name; `stage_splits` makes them.
-        train, test: shapes of a training task and of a test task.
-        views: what a stage does to its examples, by the stage's name, see `ClassTasks`; None: nothing.
-        test_groups: sizes of the runs of test classes from which the classes of one test task come together; None: any classes of
-            the split.
-        collection: name of ``examples``, the same for all data sets made from them in this order; None: ``name``.
+        examples: (examples, *input_shape), ordered by class. Bytes are scaled to [0, 1], other values are left as they are.
+        classes: all classes.
+        parts: indices of the classes of each split of each stage, by stage name, as from `stage_splits`.
+        train, test: shapes of training and test tasks.
+        views: transformations of the stages' examples, by stage name, see `ClassTasks`; None: none.
+        test_groups: sizes of groups of consecutive test classes; a test task takes all its classes from one group. None: a task
+            takes any classes of the split.
+        collection: name of ``examples``, shared by all data sets made from them in this order; None: ``name``.
 
     Raises:
-        RangeError: a split cannot fill its tasks.
+        RangeError: a split is too small for its tasks.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ClassData(Data):
         self.spec = TaskSpec(CLASSIFICATION, tuple(examples.shape[1:]), test.classes, train.classes, name, in_training)
 
     def members(self, split: Split) -> dict[str, list[tuple[int, int]]]:
-        count = len(self.examples)  # a variant of a class has the numbers of the class
+        count = len(self.examples)  # variants of a class map to the same examples
         starts = [(of[split].start % count, of[split].size) for of in self.parts.values()]
         return {self.collection: [(a, a + n) for start, size in starts for a, n in zip(start.tolist(), size.tolist(), strict=True)]}
 
@@ -117,48 +117,48 @@ class ClassData(Data):
         return self.train if split == "train" else self.test
 
     def stages(self, device: torch.device, first_class: int = 0) -> list[Stage]:
-        """As in `Data`; ``first_class`` is the number that the first class of training goes by in the tasks' context."""
+        """As in `Data`; ``first_class`` is the index given to the first training class in the tasks' context."""
         examples = self.stored()
         if fits(examples, device):
             examples = examples.to(device)
-        made, first = [], first_class
+        stages, first = [], first_class
         for number, (name, of) in enumerate(self.parts.items()):
             common = {"view": self.views.get(name), "device": device, "first_class": first}
             keys = {split: derive(self.seed, "tasks", split, number) for split in ("train", "val", "test")}
             sources = (self.source(split, key, examples, of[split], **common) for split, key in keys.items())
-            made.append(Stage(name, *sources))
+            stages.append(Stage(name, *sources))
             first += len(of["train"])
-        return made
+        return stages
 
     def source(self, split: Split, key: int, examples: Tensor, classes: Classes, **common: Any) -> "ClassTasks":
         """The tasks of a split; ``common`` are keywords of `ClassTasks`."""
         return ClassTasks(key, examples, classes, self.shape(split), groups=self.groups(split), **common)
 
     def groups(self, split: Split) -> Classes | None:
-        """The groups of the split's classes of which a task takes one; None: it takes any classes."""
+        """Groups of the split's classes; a task takes all its classes from one of them. None: it takes any classes."""
         return None if split != "test" or self.test_groups is None else Classes.of_sizes(self.test_groups)
 
     def variants(self, split: Split, classes: Classes) -> Classes:
-        """The classes of a split with those that are made of them (images: rotated ones), which lie behind all in `stored`."""
+        """The classes of a split with those derived from them (such as rotated images), which follow all others in `stored`."""
         return classes
 
     def stored(self) -> Tensor:
-        """The examples with those that are made of them."""
+        """The examples, followed by those derived from them."""
         return self.examples
 
 
 def stage_splits(
     classes: int, stages: int, seed: int, blocks: Sequence[Numbers] | None = None, name: str = "group"
 ) -> dict[str, dict[Split, Numbers]]:
-    """All classes divided among stages, and in each of a stage's blocks a fifth for validation and a fifth for the test.
+    """Divide all classes among stages; of each block of a stage, a fifth is for validation and a fifth for the test.
 
     Args:
-        classes: how many there are.
-        stages: how many to make.
-        seed: of what is drawn.
-        blocks: numbers of the classes of each block (an alphabet, a superclass), in order: blocks stay whole and stages are
-            runs of them. None: a stage is one block of classes at random.
-        name: what a block is called.
+        classes: number of classes.
+        stages: number of stages.
+        seed: of the random draws.
+        blocks: indices of the classes of each block (an alphabet, a superclass), in order; a stage consists of consecutive whole
+            blocks. None: a stage is a random set of classes.
+        name: for a block, in the stages' names.
 
     Raises:
         RangeError: there are fewer blocks than stages.
@@ -168,33 +168,33 @@ def stage_splits(
     random = np.random.default_rng(derive(seed, "stages"))
     if blocks is None:
         blocks = np.array_split(random.permutation(classes), stages)
-    made: dict[str, dict[Split, Numbers]] = {}
+    splits: dict[str, dict[Split, Numbers]] = {}
     for run in np.array_split(np.arange(len(blocks)), stages):
         parts: dict[Split, list[Numbers]] = {"train": [], "val": [], "test": []}
         for members in (random.permutation(blocks[i]) for i in run):
             held = len(members) // 5
-            for split, some in zip(parts, np.split(members, [len(members) - 2 * held, len(members) - held]), strict=True):
-                parts[split].append(some)
+            for split, share in zip(parts, np.split(members, [len(members) - 2 * held, len(members) - held]), strict=True):
+                parts[split].append(share)
         first, last = run[0] + 1, run[-1] + 1
         stage = f"{name} {first}" if first == last else f"{name} {first}-{last}"
-        made[stage] = {split: np.concatenate(some) for split, some in parts.items()}
-    return made
+        splits[stage] = {split: np.concatenate(shares) for split, shares in parts.items()}
+    return splits
 
 
 class ClassTasks(TaskSource):
     """N-way tasks: classes without replacement, then examples of each without replacement, class by class.
 
-    ``context`` holds the classes' numbers, (T, ways): in training no two classes of any stage have the same.
+    ``context`` has the indices of the classes, (T, ways), unique among the training classes of all stages.
 
     Args:
         key: of the random draws.
-        examples: (examples, *input_shape), class after class; bytes are scaled to [0, 1].
-        classes: those of this split.
+        examples: (examples, *input_shape), ordered by class; bytes are scaled to [0, 1].
+        classes: the classes of this split.
         shape: of a task.
         view: applied to the examples (n, *input_shape) of every task: a permutation of features, a rotation.
-        device: where tasks are wanted, if not where ``examples`` are.
-        groups: runs of ``classes``; a task takes all its classes from one of them, chosen at random.
-        first_class: the number that the first of ``classes`` goes by in the context.
+        device: of the tasks; None: that of ``examples``.
+        groups: groups of consecutive ``classes``; a task takes all its classes from one of them, chosen at random.
+        first_class: index of the first of ``classes`` in the context.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class ClassTasks(TaskSource):
 
     def content(self, ids: Tensor) -> list[object]:
         _, index = self._draw(ids.to(self.examples.device))
-        # What is stored is the same on every device; what a view makes of it may not be.
+        # Stored examples are the same on every device; the output of a view may not be.
         return [self.examples[index.flatten()], index.shape, self.shape.shots, self.view]
 
     def classes(self, ids: Tensor) -> set[Hashable]:
@@ -237,19 +237,19 @@ class ClassTasks(TaskSource):
         return {(self.examples.data_ptr(), start) for start in self.start[chosen.unique()].tolist()}
 
     def variant(self, index: Tensor, draws: Tensor) -> Tensor:
-        """Numbers of the examples (T, ways, n) after a change that each class draws (T, ways) in [0, 2**31); here there is none."""
+        """Indices of the examples (T, ways, n) after a change by the classes' draws (T, ways) in [0, 2**31); here unchanged."""
         return index
 
     def augmentation(self, ids: Tensor, index: Tensor) -> Tensor | None:
-        """A draw in [0, 2**31) for each example, of the shape of ``index``, for `read`; None: examples are not changed."""
+        """Draws in [0, 2**31), one per example, of the shape of ``index``, for `read`; None: examples are not augmented."""
         return None
 
     def read(self, index: Tensor, change: Tensor | None) -> Tensor:
-        """The examples with numbers ``index`` (m,), changed by the draws ``change`` (m,), on the device of the tasks."""
+        """The examples at ``index`` (m,), augmented by the draws ``change`` (m,), on the device of the tasks."""
         return take(self.examples, index, self.device, self.view)
 
     def _draw(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the tasks ``ids`` (T,): places of their classes (T, ways), and of their examples (T, ways, shots + queries)."""
+        """Indices of the classes (T, ways) and of the examples (T, ways, shots + queries) of the tasks ``ids`` (T,)."""
         ways, per_class = self.ways, self.shape.shots + self.shape.queries
         draws = bits(self.key, ids, ways * (2 + per_class))
         if self.groups is None:
@@ -271,19 +271,20 @@ def take(
 ) -> Tensor:
     """The examples (n, …) at ``index`` (m,), on ``device``.
 
-    ``change`` is applied to them where and as they are stored. Bytes are then scaled to [0, 1], and ``view`` is applied last.
+    ``change`` is applied on the device and in the type in which they are stored; then bytes are scaled to [0, 1], and ``view`` is
+    applied last.
     """
-    found = examples.index_select(0, index)
+    x = examples.index_select(0, index)
     if change is not None:
-        found = change(found)
-    found = found.to(device)
-    if found.dtype == torch.uint8:
-        found = found * (1 / 255)
-    return found if view is None else view(found)
+        x = change(x)
+    x = x.to(device)
+    if x.dtype == torch.uint8:
+        x = x * (1 / 255)
+    return x if view is None else view(x)
 
 
 def fits(examples: Tensor, device: torch.device) -> bool:
-    """Whether all examples may be on the device, with half of what is free there left for training."""
+    """Whether all examples fit in half of the device's free memory; the rest is for training."""
     if device.type != "cuda":
         return True
     return examples.numel() * 2 < torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,4 @@
-"""Regression tasks that are curves: y = f(x; parameters) + noise, the parameters drawn anew for each task."""
+"""Regression tasks that are curves: y = f(x; parameters) + noise, with random parameters for each task."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,16 +17,16 @@ Function = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 class CurveData(Data):
-    """Curves of one family; inputs (1,), targets (1,). Generated, so nothing is read and no licence holds.
+    """Generated curves of one family; inputs (1,), targets (1,).
 
     Args:
-        name: of the data.
+        name: of the data set.
         seed: of the tasks.
         function: the family.
         bounds: of the uniform distributions of the parameters and of ``x``.
-        test_bounds: the same for test tasks, where they differ.
-        noise: standard deviation of what is added to every target.
-        train, test: shapes of a training task and of a test task.
+        test_bounds: the same for test tasks; None: as in training.
+        noise: standard deviation of the Gaussian noise on every target.
+        train, test: shapes of training and test tasks.
         stages: divide the range of ``stage_by`` into this many equal parts, one a stage; None: one stage.
         stage_by: a parameter, or "x".
     """
@@ -47,28 +47,28 @@ class CurveData(Data):
         changed = {key: interval for key, interval in test_bounds.items() if interval is not None}
         for key, interval in [*bounds.items(), *((f"test_{key}", interval) for key, interval in changed.items())]:
             if interval[0] > interval[1]:
-                raise RangeError(key, list(interval), "a lower bound, then an upper one")
+                raise RangeError(key, list(interval), "a lower bound, then an upper bound")
         require(noise >= 0, "noise", noise, "0 or more")
         require(stages is None or stages > 0, "stages", stages, "1 or more, or null")
         if stages is not None and stages > 1:
             low, high = bounds[stage_by]
-            require(low < high, "stage_by", stage_by, f"what varies; data.{stage_by} is always {low:g}")
-            require(stage_by not in changed, f"test_{stage_by}", changed.get(stage_by), "null where stages divide it")
+            require(low < high, "stage_by", stage_by, f"a quantity that varies; data.{stage_by} is always {low:g}")
+            require(stage_by not in changed, f"test_{stage_by}", changed.get(stage_by), "null, as stages divide its range")
         self.spec = TaskSpec(REGRESSION, (1,), 1, 1, name, parameters=tuple(key for key in bounds if key != "x"))
         self.name, self.seed, self.function, self.noise = name, seed, function, noise
         self.bounds, self.test_bounds = dict(bounds), {**bounds, **changed}
         self.train, self.test, self.parts, self.stage_by = train, test, stages or 1, stage_by
 
     def stages(self, device: torch.device) -> list[Stage]:
-        made = []
+        stages = []
         low, high = self.bounds[self.stage_by]
         width = (high - low) / self.parts
         for i in range(self.parts):
             part = {self.stage_by: (low + i * width, low + (i + 1) * width)} if self.parts > 1 else {}
             name = "".join(f"{key} {a:.2f}-{b:.2f}" for key, (a, b) in part.items()) or self.name
             sources = (self._source(split, i, part, device) for split in ("train", "val", "test"))
-            made.append(Stage(name, *sources))
-        return numbered(made)
+            stages.append(Stage(name, *sources))
+        return numbered(stages)
 
     def _source(self, split: Split, stage: int, part: Mapping[str, Interval], device: torch.device) -> "CurveTasks":
         key = derive(self.seed, "tasks", split, stage)
@@ -79,7 +79,7 @@ class CurveData(Data):
     def curve(self, shots: int, device: torch.device) -> Episodes:
         key = derive(self.seed, "tasks", "curve")
         source = CurveTasks(key, self.function, self.test_bounds, self.noise, TaskShape(None, shots, queries=1), device)
-        # The same curve whatever the shots, and of nine the third by its first parameter: not too flat to look at.
+        # The same curve for any number of shots: of nine, the third largest in its first parameter, so that it is not flat.
         first = next(iter(self.bounds))
         third = source.sample(torch.arange(9)).context[first].flatten().argsort()[-3]
         episodes = source.sample(third.view(1))
@@ -89,7 +89,7 @@ class CurveData(Data):
 
 
 class CurveTasks(TaskSource):
-    """The tasks of one split of one stage. ``context`` tells the parameters, (T, 1) each."""
+    """The tasks of one split of one stage; ``context`` has their parameters, (T, 1) each."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class CurveTasks(TaskSource):
         return Episodes(Examples(x[:, :shots], y[:, :shots]), Examples(x[:, shots:], y[:, shots:]), parameters)
 
     def content(self, ids: Tensor) -> object:
-        draws = bits(self.key, ids, 4)  # whole numbers, the same on every device
+        draws = bits(self.key, ids, 4)  # integers, the same on every device
         return [self.function, self.x, self.parameters, self.noise, self.shape, draws]
 
 

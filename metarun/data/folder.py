@@ -1,4 +1,4 @@
-"""A user's own images: `<path>/<class>/<image>`, in any format that Pillow reads."""
+"""A folder of the user's images, `<path>/<class>/<image>`, in common formats."""
 
 import hashlib
 from pathlib import Path
@@ -17,34 +17,34 @@ from metarun.rng import derive
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""That Pillow decodes itself, whatever a file calls itself: EPS is a program that it would have Ghostscript run."""
+"""Formats that Pillow decodes itself, whatever the suffix of a file; an EPS file is a program, which Ghostscript would run."""
 DECODING = "v1"
 
 
 class Folder(ImageData):
-    """Tasks over the classes of a folder, each image brought to one size: its middle square, scaled.
+    """Tasks over the classes of a folder; each image is cropped to its central square and scaled to one size.
 
-    Decoded once into the cache, and again when a file has changed. The licence is that of the images.
+    Images are decoded once into the cache, and again when a file changes. Their own licence applies.
 
     Args:
         seed: of the tasks.
-        path: the folder, with a folder of images for each class.
+        path: a folder with one folder of images per class.
         size: side of an image after scaling, in pixels.
         channels: 3 for colour, 1 for grey.
-        lists: folder with train.txt, val.txt and test.txt, a class a line; null: split at random.
-        split: shares of the classes for training, validation and test, where there are no lists.
+        lists: folder with train.txt, val.txt and test.txt, one class per line; null: split at random.
+        split: shares of the classes for training, validation and test in a random split.
         split_seed: of the random split.
-        rotations: quarter turns as further classes in every split ("classes") or in training only ("train_classes"), drawn for
-            each class of each task ("task"), or "none".
-        crop: shift training images by up to this many pixels at random, black coming in.
-        flip: mirror training images at random.
-        ways, shots, queries: classes of a test task, support examples and queries of each.
-        train_ways, train_shots, train_queries: the same in training; null: as in the test.
-        stages: divide the classes at random into this many stages, in each a fifth for validation and a fifth for the test;
-            null: one stage, split as ``lists`` or ``split`` say.
+        rotations: quarter turns as additional classes in every split ("classes") or in training only ("train_classes"), drawn
+            for each class of each task ("task"), or "none".
+        crop: shift training images at random by up to this many pixels, filling with black.
+        flip: mirror training images left to right at random.
+        ways, shots, queries: classes of a test task, support examples and queries per class.
+        train_ways, train_shots, train_queries: the same for training tasks; null: as for test tasks.
+        stages: number of stages among which the classes are divided at random, in each a fifth for validation and a fifth for
+            the test; null: one stage, split by ``lists`` or ``split``.
 
     Raises:
-        ConfigError: the folder, a list or an image is not what it should be; the line names it.
+        ConfigError: the folder, a list or an image is invalid; the message names it.
     """
 
     def __init__(
@@ -96,20 +96,20 @@ class Folder(ImageData):
 
 
 def find_images(root: Path) -> dict[str, list[Path]]:
-    """The image files of each class, in alphabetical order; hidden files and folders are passed over."""
+    """The image files of each class, in alphabetical order; hidden files and folders are ignored."""
     if not root.is_dir():
-        raise ConfigError(f"data.path={root}: expected a folder with a folder of images for each class, found none")
+        raise ConfigError(f"data.path={root}: expected a folder with one folder of images per class; it does not exist")
     files = {
         folder.name: sorted(file for file in folder.iterdir() if not file.name.startswith("."))
         for folder in root.iterdir()
         if folder.is_dir() and not folder.name.startswith(".")
     }
     if not files:
-        raise ConfigError(f"data.path={root}: expected a folder of images for each class, found no folder inside")
+        raise ConfigError(f"data.path={root}: expected one folder of images per class, found no folders")
     for images in files.values():
         for file in images:
             if not file.is_file() or file.suffix.lower() not in SUFFIXES:
-                raise ConfigError(f"{file}: expected an image ({', '.join(sorted(s[1:] for s in SUFFIXES))}); remove it")
+                raise ConfigError(f"{file}: expected an image ({', '.join(sorted(s[1:] for s in SUFFIXES))}); remove the file")
     return files
 
 
@@ -122,18 +122,18 @@ def listed_split(lists: Path, files: dict[str, list[Path]]) -> dict[Split, list[
         try:
             parts[which] = path.read_text().split()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: expected a list of classes, a name a line ({error})") from None
+            raise ConfigError(f"{path}: expected a list of classes, one name per line ({error})") from None
         for name in parts[which]:
             if name not in files:
-                raise ConfigError(f"{path}: no class {name} in the folder{nearest(name, files)}")
+                raise ConfigError(f"{path}: the folder has no class {name}{nearest(name, files)}")
             if name in seen:
-                raise ConfigError(f"{path}: class {name} stands in {seen[name]} too")
+                raise ConfigError(f"{path}: class {name} is also in {seen[name]}")
             seen[name] = path.name
     return parts
 
 
 def random_split(classes: list[str], shares: tuple[float, float, float], seed: int) -> dict[Split, list[str]]:
-    """The classes in three parts, at random, each share rounded to whole classes."""
+    """The classes of each split, at random; shares are rounded to whole classes."""
     order = [classes[i] for i in np.random.default_rng(derive(seed, "folder split")).permutation(len(classes))]
     first, second = round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order))
     return {"train": order[:first], "val": order[first:second], "test": order[second:]}
@@ -143,11 +143,11 @@ def _check_sizes(root: Path, files: dict[str, list[Path]], members: list[str], s
     need = shape.shots + shape.queries
     for name in members:
         if len(files[name]) < need:
-            raise ConfigError(f"{root / name}: {len(files[name])} images, and a task takes {need} (shots + queries) of a class")
+            raise ConfigError(f"{root / name}: expected at least {need} images (shots + queries), found {len(files[name])}")
 
 
 def _cache_name(files: dict[str, list[Path]], size: int, channels: int) -> str:
-    """A name that changes whenever a file or the decoding does."""
+    """A cache name that changes whenever a file or the decoding changes."""
     digest = hashlib.blake2b(f"{DECODING} {size} {channels}".encode(), digest_size=10)
     for name in sorted(files):
         for file in files[name]:
@@ -157,13 +157,13 @@ def _cache_name(files: dict[str, list[Path]], size: int, channels: int) -> str:
 
 
 def _collection(files: dict[str, list[Path]]) -> str:
-    """A name for these images: that of any folder with files of the same names and sizes in classes of the same names."""
+    """A name shared by all folders with the same class names, file names and file sizes."""
     listing = "".join(f"{name}/{file.name} {file.stat().st_size}\n" for name in sorted(files) for file in files[name])
     return f"folder {hashlib.blake2b(listing.encode(), digest_size=8).hexdigest()}"
 
 
 def decode(files: dict[str, list[Path]], size: int, channels: int) -> dict[str, NDArray[np.generic]]:
-    """All images (n, channels, size, size) uint8, class after class in alphabetical order."""
+    """All images (n, channels, size, size) uint8, ordered by class and file name."""
     images = [_decode_one(file, size, channels) for name in sorted(files) for file in files[name]]
     return {"images": np.stack(images)}
 

@@ -1,4 +1,4 @@
-"""Few-shot classification tasks from labelled images: rotated classes, crops and flips on top of `metarun.data.classes`."""
+"""Few-shot classification tasks from labelled images: adds rotations, crops and flips to `metarun.data.classes`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from metarun.data.source import Split, TaskShape
 from metarun.rng import bits, derive
 
 Rotations = Literal["classes", "train_classes", "task", "none"]
-"""Quarter turns: further classes in every split, in training only, drawn for each class of each task, or none."""
+"""Quarter turns: additional classes in every split, or in training only; drawn for each class of each task; or none."""
 
 
 class ImageData(ClassData):
@@ -23,13 +23,13 @@ class ImageData(ClassData):
 
     Args:
         name, seed, classes, parts, train, test: see `ClassData`.
-        images: (images, C, H, W) uint8, class after class.
-        rotations: see `Rotations`; test tasks of one group are never rotated.
+        images: (images, C, H, W) uint8, ordered by class.
+        rotations: see `Rotations`; test tasks from groups of classes are never rotated.
         crop, flip: augmentation of training images, see `ImageTasks`.
         common: further keywords of `ClassData`.
 
     Raises:
-        RangeError: a split cannot fill its tasks.
+        RangeError: a split is too small for its tasks.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ImageData(ClassData):
         super().__init__(name, seed, images, classes, parts, train, test, **common)
 
     def bring(self, shape: tuple[int, ...]) -> None:
-        """Have every image scaled to ``shape`` (C, H, W), after what a stage does to it: what a network made for others takes."""
+        """Convert every image to ``shape`` (C, H, W), after the stage's own view, to fit a network for that shape."""
         views = self.views
         self.views = {name: partial(_then, views.get(name), partial(to_shape, shape=shape)) for name in self.parts}
         self.spec = replace(self.spec, input_shape=shape)
@@ -64,7 +64,7 @@ class ImageData(ClassData):
         return ImageTasks(key, examples, classes, self.shape(split), turn=turn, groups=groups, **changes, **common)
 
     def variants(self, split: Split, classes: Classes) -> Classes:
-        """Classes four times over where their turns are classes of their own."""
+        """The classes, followed by their three rotated copies if rotations are classes."""
         if self._upright(split) or (self.rotations != "classes" and not (self.rotations == "train_classes" and split == "train")):
             return classes
         return Classes(torch.cat([classes.start + k * len(self.images) for k in range(4)]), classes.size.repeat(4))
@@ -73,7 +73,7 @@ class ImageData(ClassData):
         return self.images if self.rotations == "none" else quarter_turns(self.images)
 
     def _upright(self, split: Split) -> bool:
-        """Whether images are never turned, whatever `rotations` says."""
+        """Whether images of this split are never rotated, whatever `rotations` is."""
         return split == "test" and self.test_groups is not None
 
 
@@ -83,10 +83,10 @@ class ImageTasks(ClassTasks):
     Args:
         key, classes, shape: see `ClassTasks`.
         images: (images, C, H, W) uint8.
-        turn: with rotations drawn per task, the number of images from one quarter turn of the whole set to the next in
-            ``images``; each class of a task is turned by itself. None: not turned.
-        crop: shift each image by up to this many pixels each way, filling with black.
-        flip: mirror each image at random, left to right.
+        turn: offset in ``images`` from one quarter turn of the whole set to the next, if each class of a task is rotated by a
+            random number of quarter turns. None: no rotation.
+        crop: shift each image at random by up to this many pixels along each axis, filling with black.
+        flip: mirror each image left to right at random.
         common: further keywords of `ClassTasks`.
     """
 
@@ -122,7 +122,7 @@ class ImageTasks(ClassTasks):
 
 
 def augment(images: Tensor, draws: Tensor, crop: int, *, flip: bool) -> Tensor:
-    """Shift and mirror each image (n, C, H, W) by its own draw (n,) in [0, 2**31)."""
+    """Shift and mirror each image (n, C, H, W) by its draw (n,) in [0, 2**31)."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device) + (draws % (2 * crop + 1)).unsqueeze(1)
     columns = torch.arange(width, device=images.device).expand(len(images), -1)
@@ -131,17 +131,17 @@ def augment(images: Tensor, draws: Tensor, crop: int, *, flip: bool) -> Tensor:
     columns = columns + ((draws >> 12) % (2 * crop + 1)).unsqueeze(1)
     padded = F.pad(images, (crop,) * 4)
     image = torch.arange(len(images), device=images.device)
-    # One gather; the channels, which are not indexed, come out last.
+    # One gather; the channels are not indexed and end up last.
     return padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def quarter_turns(images: Tensor) -> Tensor:
-    """(images, C, H, W) → (4 · images, C, H, W): as they are, then turned by 90, 180 and 270 degrees counterclockwise."""
+    """(images, C, H, W) → (4 · images, C, H, W): the images, then rotated by 90, 180 and 270 degrees counterclockwise."""
     return torch.cat([torch.rot90(images, k, (2, 3)) for k in range(4)])
 
 
 def to_shape(images: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """(n, C, H, W) → (n, *shape): scaled bilinearly; grey becomes three equal channels, colours become their mean."""
+    """(n, C, H, W) → (n, *shape): scaled bilinearly; grey is repeated over three channels, colours are averaged."""
     channels, *size = shape
     if list(images.shape[-2:]) != size:
         images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)

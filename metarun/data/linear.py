@@ -1,4 +1,4 @@
-"""Noisy straight lines to regress: y = a x + b + noise. What one step of learning can do is known: ridge regression."""
+"""Linear regression with noise, y = a x + b + noise; the best possible learner is known in closed form (ridge regression)."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -10,17 +10,17 @@ from metarun.data.source import task_shapes
 
 
 class Linear(CurveData):
-    """Tasks are lines of one slope and intercept; inputs (1,), targets (1,).
+    """A task is a line with its own slope and intercept; inputs (1,), targets (1,).
 
     Args:
         seed: of the tasks.
         slope, intercept, x: bounds of the uniform distributions of a, b and x.
         test_slope, test_intercept, test_x: the same for test tasks; null: as in training.
-        noise: standard deviation of what is added to every target.
-        shots, queries: support examples and queries of a test task.
-        train_shots, train_queries: the same in training; null: as in the test.
-        stages: divide the range of ``stage_by`` into this many equal parts, one a stage; null: one stage.
-        stage_by: what the stages divide.
+        noise: standard deviation of the Gaussian noise on every target.
+        shots, queries: support examples and queries per test task.
+        train_shots, train_queries: the same for training tasks; null: as for test tasks.
+        stages: number of equal parts into which the range of ``stage_by`` is divided, one per stage; null: one stage.
+        stage_by: the quantity whose range the stages divide.
     """
 
     def __init__(

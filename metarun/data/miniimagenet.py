@@ -1,13 +1,13 @@
 """miniImageNet: 100 classes of ImageNet (Vinyals et al. 2016), 64 / 16 / 20 (Ravi and Larochelle 2017), 600 images each of 84×84.
 
-The images are ImageNet's and come under its terms, so metarun neither ships nor fetches them. It reads what people have, from
-`<root>/miniimagenet/`, inputs (3, 84, 84) in [0, 1]:
+The images belong to ImageNet and are subject to its terms, so metarun neither includes nor downloads them. It reads the common
+formats from `<root>/miniimagenet/`; inputs (3, 84, 84) in [0, 1]:
 
 - `mini-imagenet-cache-{train,val,test}.pkl`: dictionaries with `image_data` (n, 84, 84, 3) and `class_dict` {class: [rows]};
-- `images/*.jpg` with `train.csv`, `val.csv` and `test.csv`, lines `filename,label` under a header;
+- `images/*.jpg` with `train.csv`, `val.csv` and `test.csv`, with columns `filename` and `label`;
 - `{train,val,test}/<class>/*.jpg`.
 
-Decoded once to a memory-mapped uint8 file in the cache (1.3 GB), which goes to the GPU whole where it fits.
+They are decoded once to a memory-mapped uint8 file in the cache (1.3 GB), which is copied to the GPU if it fits.
 """
 
 import csv
@@ -32,7 +32,7 @@ PER_CLASS = 600
 SIDE = 84
 DECODING = "v1"
 MOST = 2 * max(CLASSES.values()) * PER_CLASS * SIDE * SIDE * 3
-"""Bytes of a pickle; in the oldest form of pickles a byte of an image takes up to two."""
+"""Largest size of a pickle in bytes; the oldest pickle protocol needs up to two bytes per byte of an image."""
 PICKLES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
@@ -42,17 +42,17 @@ class MiniImageNet(ImageData):
     Args:
         seed: of the tasks.
         root: folders with `miniimagenet/`; null: `METARUN_DATA`, else the user's data folder.
-        crop: shift training images by up to this many pixels at random, black coming in.
-        flip: mirror training images at random.
-        ways, shots, queries: classes of a test task, support examples and queries of each.
-        train_ways, train_shots, train_queries: the same in training; null: as in the test.
-        stages: divide the 100 classes into this many stages, in each a fifth for validation and a fifth for the test; null: one
-            stage, split as published.
-        stage_by: stages are runs of the classes by their WordNet number, which keeps kinds together ("wordnet"), or of classes at
-            random.
+        crop: shift training images at random by up to this many pixels, filling with black.
+        flip: mirror training images left to right at random.
+        ways, shots, queries: classes of a test task, support examples and queries per class.
+        train_ways, train_shots, train_queries: the same for training tasks; null: as for test tasks.
+        stages: number of stages; each has its share of the 100 classes, a fifth of them for validation and a fifth for the test.
+            null: one stage with the published split.
+        stage_by: stages are consecutive classes by WordNet number, which keeps similar classes together ("wordnet"), or random
+            classes ("random").
 
     Raises:
-        ConfigError: the images are not there, or not whole; the line says what to get and where to put it.
+        ConfigError: the images are missing or incomplete; the message says which files to put where.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class MiniImageNet(ImageData):
 
 
 def decode(root: str | None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Name and images (600, 3, 84, 84) of each class: those of training in alphabetical order, then validation, then test."""
+    """Name and images (600, 3, 84, 84) of each class: training classes in alphabetical order, then validation, then test."""
     folder = find(root)
     for which in CLASSES:
         if pickles := _pickle(folder, which):
@@ -104,14 +104,14 @@ def decode(root: str | None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
 
 
 def find(root: str | None) -> Path:
-    """The folder with the images, in whichever layout."""
+    """The folder with the images, in any of the formats."""
     for base in archives.roots(root):
         folder = base / "miniimagenet"
         if _pickle(folder, "train") or (folder / "images").is_dir() or (folder / "train").is_dir():
             return folder
     places = ", ".join(str(base / "miniimagenet") for base in archives.roots(root))
     raise ConfigError(
-        "data.root: miniImageNet is not there, and ImageNet's terms do not let metarun fetch it; put its"
+        "data.root: miniImageNet not found, and ImageNet's terms do not allow metarun to download it; put its"
         " mini-imagenet-cache-{train,val,test}.pkl, or images/ with train.csv, val.csv and test.csv,"
         f" or train/, val/ and test/ with a folder for each class, into {places}"
     )
@@ -135,12 +135,14 @@ def from_pickle(path: Path, which: Split) -> Iterator[tuple[str, NDArray[np.uint
     _check_classes(path, which, {name: len(numbers) for name, numbers in rows.items()})
     for name, numbers in sorted(rows.items()):
         if numbers.min() < 0 or numbers.max() >= len(images):
-            raise ConfigError(f"{path}: class {name}: row {numbers.max()} of {len(images)}")
+            raise ConfigError(
+                f"{path}: class {name}: expected rows 0 to {len(images) - 1}, found {numbers.min()} to {numbers.max()}"
+            )
         yield name, images[numbers].transpose(0, 3, 1, 2)
 
 
 def _rows(path: Path, name: str, numbers: Any) -> NDArray[np.int64]:
-    """The rows of a class, as a list or an array gives them."""
+    """The rows of a class, from a list or an array."""
     plain = isinstance(numbers, list) and len(numbers) <= PER_CLASS and all(type(number) is int for number in numbers)
     array = isinstance(numbers, np.ndarray) and numbers.ndim == 1 and numbers.dtype.kind in "iu"
     if not (plain or array):
@@ -149,13 +151,13 @@ def _rows(path: Path, name: str, numbers: Any) -> NDArray[np.int64]:
 
 
 def listed(folder: Path, which: Split) -> dict[str, list[Path]]:
-    """The files of each class of a split, from its list."""
+    """The files of each class of a split, from its CSV file."""
     path = folder / f"{which}.csv"
     try:
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: expected a list of images ({error})") from None
+        raise ConfigError(f"{path}: expected a CSV file of images ({error})") from None
     files: dict[str, list[Path]] = {}
     for line in lines:
         if not line.get("filename") or not line.get("label"):
@@ -167,13 +169,13 @@ def listed(folder: Path, which: Split) -> dict[str, list[Path]]:
 def foldered(folder: Path) -> dict[str, list[Path]]:
     """The files of each class of a split, from its folder."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: expected a folder with a folder for each class, found none")
+        raise ConfigError(f"{folder}: expected a folder with one folder per class; it does not exist")
     classes = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return {path.name: [file for file in path.iterdir() if not file.name.startswith(".")] for path in classes}
 
 
 def from_files(files: dict[str, list[Path]], where: Path, which: Split) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """The classes of a split from image files, in the order of their names; larger images are scaled."""
+    """The classes of a split from image files, in the order of their names; images of other sizes are scaled."""
     _check_classes(where, which, {name: len(paths) for name, paths in files.items()})
     for name in sorted(files):
         yield name, np.stack([_decode_one(path) for path in sorted(files[name], key=lambda path: path.name)])

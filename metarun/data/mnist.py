@@ -1,6 +1,6 @@
 """MNIST: 70,000 handwritten digits of 28×28 pixels (LeCun, Cortes and Burges), licence CC BY-SA 3.0.
 
-Read from the four official idx files, gzipped, inputs (1, 28, 28) in [0, 1]. Every split has all ten digits: the last 5,000 of
+Read from the four official gzipped idx files; inputs (1, 28, 28) in [0, 1]. Every split has all ten digits: the last 5,000 of
 the 60,000 training images are for validation, the 10,000 test images for the test.
 """
 
@@ -38,19 +38,19 @@ DECODING = "v1"
 
 
 class MNIST(ImageStream):
-    """Tasks over digits, or streams of them: the classes of training and test are the same, their images are not.
+    """Few-shot tasks over digits, or streams of digits; training and test have the same classes but different images.
 
     Args:
         seed: of the tasks.
         root: folders with `mnist/*-ubyte.gz`; null: `METARUN_DATA`, else the user's data folder.
-        ways, shots, queries: classes of a test task, support examples and queries of each.
-        train_ways, train_shots, train_queries: the same in training; null: as in the test.
-        stages: this many stages; null: one.
-        stage_by: a stage has its share of the digits, in order ("digit": five stages are 0-1, 2-3, …, 8-9) or in an order drawn
-            by the seed ("random"), its own permutation of the pixels ("permutation", the first as it is) or its own angle, in
-            equal steps from 0 up to 180 degrees ("rotation").
+        ways, shots, queries: classes of a test task, support examples and queries per class.
+        train_ways, train_shots, train_queries: the same for training tasks; null: as for test tasks.
+        stages: number of stages; null: one.
+        stage_by: each stage has its share of the digits, in order ("digit": five stages are 0-1, 2-3, …, 8-9) or in random order
+            ("random"), its own permutation of the pixels ("permutation", none for the first stage) or its own angle of
+            rotation, in equal steps from 0 up to 180 degrees ("rotation").
         scenario: "task", "domain" or "class": a stream of single digits, see `metarun.data.stream`; null: few-shot tasks.
-        sampling: of a stream, "epochs" or "uniform".
+        sampling: order of a stream's training examples, "epochs" or "uniform".
     """
 
     default_stages = 5
@@ -81,9 +81,9 @@ class MNIST(ImageStream):
         digits = np.array_split(order, stages or 1) if divided else [order] * (stages or 1)
         parts: dict[str, dict[Split, Numbers]] = {}
         views: dict[str, View] = {}
-        for i, some in enumerate(digits):
-            name, view = _stage(stage_by, i, len(digits), some, seed)
-            parts[name] = {split: some + DIGITS * number for number, split in enumerate(SPLITS)}
+        for i, members in enumerate(digits):
+            name, view = _stage(stage_by, i, len(digits), members, seed)
+            parts[name] = {split: members + DIGITS * number for number, split in enumerate(SPLITS)}
             views |= {name: view} if view else {}
         super().__init__(
             "mnist",
@@ -99,7 +99,7 @@ class MNIST(ImageStream):
 
 
 def _stage(by: str, number: int, stages: int, digits: Numbers, seed: int) -> tuple[str, View | None]:
-    """Name of a stage, and what it does to its images."""
+    """Name of a stage, and the transformation of its images."""
     if stages == 1:
         return "mnist", None
     if by == "digit":
@@ -114,12 +114,12 @@ def _stage(by: str, number: int, stages: int, digits: Numbers, seed: int) -> tup
 
 
 def permute(images: Tensor, order: Tensor) -> Tensor:
-    """Pixel ``i`` of an image (n, C, H, W) becomes its pixel ``order[i]``."""
+    """Permute the pixels of images (n, C, H, W): pixel ``i`` of the result is pixel ``order[i]`` of the input."""
     return images.flatten(2)[..., order.to(images.device)].view_as(images)
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Images (n, C, H, W) turned counterclockwise about their middle, bilinear, black coming in."""
+    """Rotate images (n, C, H, W) counterclockwise about their centre, by bilinear interpolation, filling with black."""
     angle = torch.tensor(degrees, device=images.device).deg2rad()
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros((), device=images.device)
     turn = torch.stack([torch.stack([cos, -sin, zero]), torch.stack([sin, cos, zero])])
@@ -128,9 +128,9 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
 
 
 def decode(root: str | None) -> dict[str, NDArray[np.generic]]:
-    """Images (70000, 1, 28, 28) uint8, split by split and digit by digit, and the number of each (30,)."""
-    found = {name: read_idx(archives.find(root, "mnist", name, URL + name, md5), count) for name, (md5, count) in FILES.items()}
-    train, train_labels, test, test_labels = found.values()
+    """Images (70000, 1, 28, 28) uint8, ordered by split and digit, and the number of images of each split and digit (30,)."""
+    files = {name: read_idx(archives.find(root, "mnist", name, URL + name, md5), count) for name, (md5, count) in FILES.items()}
+    train, train_labels, test, test_labels = files.values()
     cut = len(train) - VALIDATION
     images, sizes = [], []
     for part, labels in ((train[:cut], train_labels[:cut]), (train[cut:], train_labels[cut:]), (test, test_labels)):
@@ -140,10 +140,10 @@ def decode(root: str | None) -> dict[str, NDArray[np.generic]]:
 
 
 def read_idx(path: Path, count: int) -> NDArray[np.uint8]:
-    """An idx file of ``count`` images of 28×28 pixels, or of ``count`` labels, whatever its container's checksum.
+    """The content of an idx file with ``count`` images of 28×28 pixels or ``count`` labels, whatever its checksum.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: the file has other content.
     """
     image = "images" in path.name
     header = struct.pack(">IIII", 2051, count, SIDE, SIDE) if image else struct.pack(">II", 2049, count)
@@ -152,10 +152,10 @@ def read_idx(path: Path, count: int) -> NDArray[np.uint8]:
         with gzip.open(path) as file:
             content = file.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path}: not a readable gzip file ({error}); remove it, and it will be downloaded") from None
+        raise ConfigError(f"{path}: not a readable gzip file ({error}); delete it to download it again") from None
     if not content.startswith(header) or len(content) != expected:
         kind = f"{count:,} images of {SIDE}×{SIDE} pixels" if image else f"{count:,} labels"
-        raise ConfigError(f"{path}: expected an idx file of {kind} ({expected:,} bytes), found another")
+        raise ConfigError(f"{path}: expected an idx file of {kind} ({expected:,} bytes), found other content")
     values = np.frombuffer(content, np.uint8, offset=len(header))
     if not image and values.max() >= DIGITS:
         raise ConfigError(f"{path}: expected labels 0 to 9, found {values.max()}")

@@ -1,10 +1,10 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake, Salakhutdinov and Tenenbaum, Science 2015).
 
-Source: github.com/brendenlake/omniglot, MIT licence. Read from the two official zips, decoded once to 28×28 with bright ink
-(the files have it dark), inputs (1, 28, 28) in [0, 1].
+Source: github.com/brendenlake/omniglot, MIT licence. The two official zips are decoded once to 28×28 pixels with bright ink (dark
+in the files); inputs are (1, 28, 28) in [0, 1].
 
-Splits: `vinyals`, 1,028 / 172 / 423 characters (Vinyals et al. 2016, the lists of the prototypical networks' release), or `maml`,
-1,100 / 100 / 423 at random as in MAML's code.
+Splits: `vinyals`, 1,028 / 172 / 423 characters (Vinyals et al. 2016, the lists released with prototypical networks), or `maml`,
+1,100 / 100 / 423 at random, as in MAML's code.
 """
 
 import io
@@ -36,9 +36,9 @@ ARCHIVES = {  # published MD5 of the official container, and characters inside
 DRAWERS = 20
 SIDE = 28
 MOST = 2**26
-"""Bytes that the drawings of an archive may come to; those of the official ones are some 250 each."""
+"""Largest total size in bytes of an archive's drawings; official ones have about 250 bytes each."""
 DECODING = "v1"
-"""Raised whenever decoded pixels would change, so that a cache of before is not taken."""
+"""Version of the decoding, to be raised whenever decoded pixels change, so that older caches are not used."""
 
 
 class Omniglot(ImageData):
@@ -51,15 +51,15 @@ class Omniglot(ImageData):
         split_seed: of the "maml" split.
         resize: "nearest" (binary images, as the releases of MAML, Reptile and ProtoNet train on) or "antialias" (grey images,
             scaled by Pillow's Lanczos filter, as the release of iMAML does).
-        test_split: a test task takes its characters from all alphabets together, or, upright, from one ("within_alphabet", as
-            Lake et al.'s own test does).
-        rotations: quarter turns as further classes in every split ("classes", as ProtoNet) or in training only
+        test_split: a test task takes its characters from all alphabets ("any_alphabets"), or upright from a single one
+            ("within_alphabet", as in the test of Lake et al.).
+        rotations: quarter turns as additional classes in every split ("classes", as ProtoNet) or in training only
             ("train_classes", as Reptile), drawn for each class of each task ("task", as MAML), or "none".
-        ways, shots, queries: classes of a test task, support examples and queries of each.
-        train_ways, train_shots, train_queries: the same in training; null: as in the test.
-        stages: divide all characters into this many stages, in each a fifth for validation and a fifth for the test; null: one
-            stage, split as ``split`` says.
-        stage_by: stages are groups of alphabets in the archives' order ("alphabet"), or of characters at random.
+        ways, shots, queries: classes of a test task, support examples and queries per class.
+        train_ways, train_shots, train_queries: the same for training tasks; null: as for test tasks.
+        stages: number of stages; each has its share of all characters, a fifth of them for validation and a fifth for the test.
+            null: one stage with the split ``split``.
+        stage_by: stages are groups of alphabets in the archives' order ("alphabet"), or of random characters ("random").
     """
 
     default_stages = 5
@@ -88,9 +88,9 @@ class Omniglot(ImageData):
         characters = vinyals_split(names) if split == "vinyals" else random_split(len(names), split_seed)
         groups = None
         if test_split == "within_alphabet":
-            require(stages is None, "test_split", test_split, "any_alphabets where there are stages")
-            runs = [run for run in (np.intersect1d(one, characters["test"]) for one in alphabets(names)) if len(run) >= ways]
-            require(bool(runs), "ways", ways, "at most the test characters of one alphabet")
+            require(stages is None, "test_split", test_split, "any_alphabets if there are stages")
+            runs = [run for run in (np.intersect1d(of, characters["test"]) for of in alphabets(names)) if len(run) >= ways]
+            require(bool(runs), "ways", ways, "at most the number of test characters of an alphabet")
             characters["test"], groups = np.concatenate(runs), [len(run) for run in runs]
         blocks = (alphabets(names), "alphabets") if stage_by == "alphabet" else (None, "group")
         super().__init__(
@@ -128,7 +128,7 @@ def random_split(characters: int, seed: int) -> dict[Split, Numbers]:
 
 
 def decode(root: str | None, resize: str) -> dict[str, NDArray[np.generic]]:
-    """All images (32460, 1, 28, 28) uint8, ink bright, character by character, and the characters' names (1623,)."""
+    """All images (32460, 1, 28, 28) uint8 with bright ink, ordered by character, and the characters' names (1623,)."""
     images, characters = [], []
     for name, (md5, count) in ARCHIVES.items():
         path = archives.find(root, "omniglot", f"{name}.zip", f"{URL}{name}.zip", md5)
@@ -139,17 +139,17 @@ def decode(root: str | None, resize: str) -> dict[str, NDArray[np.generic]]:
 
 
 def read_archive(path: Path, name: str, count: int, resize: str) -> dict[str, NDArray[np.uint8]]:
-    """The drawings of each character of one official zip, (20, 28, 28), whatever the container's checksum.
+    """The drawings (20, 28, 28) of each character in an official zip, whatever the checksum of the file.
 
     Raises:
-        ConfigError: it is no zip, or its content is not ``count`` characters of 20 images of 105×105 pixels.
+        ConfigError: the file is not a zip, or does not contain ``count`` characters with 20 images of 105×105 pixels each.
     """
     member = re.compile(rf"{name}/([^/]+/character\d\d)/\d{{4}}_(\d\d)\.png")
     try:
         with zipfile.ZipFile(path) as archive:
             archives.check_zip(path, archive, MOST)
-            found = sorted((m[1], m[2], m[0]) for m in map(member.fullmatch, archive.namelist()) if m)
-            per_character = Counter(character for character, _, _ in found)
+            files = sorted((m[1], m[2], m[0]) for m in map(member.fullmatch, archive.namelist()) if m)
+            per_character = Counter(character for character, _, _ in files)
             wrong = [c for c, n in per_character.items() if n != DRAWERS]
             if len(per_character) != count or wrong:
                 detail = f", {wrong[0]} has {per_character[wrong[0]]} images" if wrong else ""
@@ -157,10 +157,10 @@ def read_archive(path: Path, name: str, count: int, resize: str) -> dict[str, ND
                     f"{path}: expected {count} characters with {DRAWERS} images each, found {len(per_character)} characters{detail}"
                 )
             drawings: dict[str, list[NDArray[np.uint8]]] = {}
-            for character, _, file in found:
+            for character, _, file in files:
                 drawings.setdefault(character, []).append(_drawing(archive.read(file), f"{path}: {file}", resize))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ConfigError(f"{path}: not a readable zip archive ({error}); remove it, and it will be downloaded") from None
+        raise ConfigError(f"{path}: not a readable zip archive ({error}); delete it to download it again") from None
     return {character: np.stack(images) for character, images in drawings.items()}
 
 

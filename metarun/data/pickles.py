@@ -1,8 +1,8 @@
-"""Pickles of numpy arrays, read without building anything but numbers, text, lists, dictionaries and arrays of plain numbers.
+"""Reads pickles of NumPy arrays, building nothing but numbers, text, lists, dictionaries and numeric arrays.
 
-numpy's own way to pickle an array hands its type and its state to numpy, where a hostile file can make an array of pointers. Here
-only the shape, the type's name and the bytes are taken from the file, and checked before an array is made of them. The reader
-is Python's own in Python: the one in C reserves memory for whatever place a file names.
+A pickled array passes its type and state to NumPy, where a hostile file can create an array of pointers. This reader takes only
+the shape, the name of the type and the bytes from the file, and checks them before it creates an array. It extends Python's
+unpickler written in Python; the one in C allocates memory for any memo index that a file names.
 """
 
 import codecs
@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from metarun.config import ConfigError
 
 KINDS = "biuf"
-"""Of numbers: booleans, integers with and without sign, floating-point numbers."""
+"""NumPy kinds of numeric types: booleans, signed and unsigned integers, floating-point numbers."""
 
 
 def load_arrays(path: Path, most: int) -> Any:
-    """What a pickle of numpy arrays and builtin containers of at most ``most`` bytes holds; arrays are read-only.
+    """The content of a pickle of NumPy arrays and builtin containers, of at most ``most`` bytes; arrays are read-only.
 
     Raises:
-        ConfigError: it asks for anything else, which is named, or it is no such pickle.
+        ConfigError: the pickle is damaged or too large, or asks for any other object, which the message names.
     """
     try:
         size = path.stat().st_size
         if size > most:
-            raise ValueError(f"{size:,} bytes, more than the data set needs")
+            raise ValueError(f"expected at most {most:,} bytes, found {size:,}")
         with path.open("rb") as file:
             return _Reader(_Bounded(file, size)).load()
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -39,14 +39,14 @@ def load_arrays(path: Path, most: int) -> Any:
 
 
 class _Bounded:
-    """A file that is asked for no more than it has: memory is reserved for what is asked for."""
+    """A file that refuses reads beyond its end, since a read allocates the requested memory first."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file, self.left = file, size
 
     def read(self, count: int) -> bytes:
         if count < 0 or count > self.left:
-            raise pickle.UnpicklingError("it ends too early")
+            raise pickle.UnpicklingError("it is truncated")
         self.left -= count
         return self.file.read(count)
 
@@ -62,47 +62,47 @@ class _Bounded:
 
 
 class _Type:
-    """The type of an array: its name, as `u1`, and its order of bytes, as far as the file says one."""
+    """The type of an array, from its name, such as `u1`, and its byte order, if the file has one."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         self.dtype = _plain(name)
 
     def build(self, state: Any) -> None:
-        """``state``: version, order of bytes, and what only types with fields have."""
+        """``state``: version, byte order, and entries used only by types with fields."""
         order, *rest = state[1:]
         if order not in "<>|=" or any(part is not None for part in rest[:3]):
-            raise pickle.UnpicklingError("it asks for an array of something else than numbers")
+            raise pickle.UnpicklingError("it asks for an array that is not numeric")
         if order in "<>":
             self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array:
-    """An array to be: `numpy.ndarray` in the file, filled by its state."""
+    """An array under construction: `numpy.ndarray` in the file, filled by `build`."""
 
     def __init__(self) -> None:
         self.array: NDArray[Any] | None = None
 
     def build(self, state: Any) -> None:
-        """``state``: version, shape, type, whether columns come first, bytes."""
-        *_, shape, kind, columns_first, content = state
-        self.array = _made(content, kind, shape, "F" if columns_first else "C")
+        """``state``: version, shape, type, whether in Fortran order, bytes."""
+        *_, shape, kind, fortran_order, content = state
+        self.array = _to_array(content, kind, shape, "F" if fortran_order else "C")
 
 
 def _plain(name: Any) -> np.dtype[Any]:
-    found = np.dtype(name) if isinstance(name, str) and len(name) <= 8 else None
-    if found is None or found.kind not in KINDS or found.fields or found.subdtype:
-        raise pickle.UnpicklingError("it asks for an array of something else than numbers")
-    return found
+    dtype = np.dtype(name) if isinstance(name, str) and len(name) <= 8 else None
+    if dtype is None or dtype.kind not in KINDS or dtype.fields or dtype.subdtype:
+        raise pickle.UnpicklingError("it asks for an array that is not numeric")
+    return dtype
 
 
-def _made(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
+def _to_array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
     if isinstance(content, str):  # Python 2 wrote bytes as text
         content = content.encode("latin1")
     fits = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     if not (fits and isinstance(kind, _Type) and isinstance(content, bytes | bytearray) and order in ("C", "F")):
-        raise pickle.UnpicklingError("it holds an array of a form that numpy does not write")
+        raise pickle.UnpicklingError("it has an array in a form that NumPy does not write")
     if math.prod(shape) * kind.dtype.itemsize != len(content):
-        raise pickle.UnpicklingError(f"it holds {len(content):,} bytes for an array of shape {shape} and type {kind.dtype}")
+        raise pickle.UnpicklingError(f"it has {len(content):,} bytes for an array of shape {shape} and type {kind.dtype}")
     return np.frombuffer(bytes(content), kind.dtype).reshape(shape, order=order)
 
 
@@ -113,26 +113,26 @@ def _reconstruct(kind: Any, *_: Any) -> _Array:
 
 
 def _scalar(kind: Any, content: Any) -> Any:
-    return _made(content, kind, (), "C").item()
+    return _to_array(content, kind, (), "C").item()
 
 
 def _frombuffer(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
-    return _made(content, kind, shape, order)
+    return _to_array(content, kind, shape, order)
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """What Python 3 writes for bytes in the pickles of Python 2."""
+    """Stands for `_codecs.encode`, by which Python 3 represents bytes in protocol 2."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("it asks for another encoding than latin1")
+        raise pickle.UnpicklingError("it asks for an encoding other than latin1")
     return codecs.encode(text, "latin1")
 
 
 def _empty() -> bytes:
-    """What Python 3 writes for empty bytes in the pickles of Python 2."""
+    """Stands for `bytes`, by which Python 3 represents empty bytes in protocol 2."""
     return b""
 
 
-_STANDS_FOR: dict[tuple[str, str], Any] = {
+_ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
     ("_codecs", "encode"): _encode,
@@ -145,46 +145,45 @@ _STANDS_FOR: dict[tuple[str, str], Any] = {
 }
 _REFUSED = "PERSID BINPERSID INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 EMPTY_SET ADDITEMS FROZENSET NEXT_BUFFER READONLY_BUFFER"
 
+_Unpickler: Any = pickle._Unpickler
 
-_PYTHONS: Any = pickle._Unpickler
 
+class _Reader(_Unpickler):  # type: ignore[misc]
+    """An unpickler that builds builtin containers and the objects in `_ADMITTED` only."""
 
-class _Reader(_PYTHONS):  # type: ignore[misc]
-    """Builds what `_STANDS_FOR` admits, and nothing by itself."""
-
-    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_PYTHONS.dispatch)
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_Unpickler.dispatch)
 
     def __init__(self, file: _Bounded) -> None:
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _STANDS_FOR:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and arrays and containers alone are admitted")
-        return _STANDS_FOR[module, name]
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}; only arrays and containers are allowed")
+        return _ADMITTED[module, name]
 
     def refuse(self) -> None:
-        raise pickle.UnpicklingError("it builds something else than arrays and containers")
+        raise pickle.UnpicklingError("it builds objects other than arrays and containers")
 
     def reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if function is _Array or not any(function is known for known in _STANDS_FOR.values()):
+        if function is _Array or not any(function is admitted for admitted in _ADMITTED.values()):
             self.refuse()
         self.stack[-1] = function(*arguments)
 
     def build(self) -> None:
         state = self.stack.pop()
-        made = self.stack[-1]
-        if not isinstance(made, _Type | _Array) or not isinstance(state, tuple):
+        target = self.stack[-1]
+        if not isinstance(target, _Type | _Array) or not isinstance(state, tuple):
             self.refuse()
-        made.build(state)
+        target.build(state)
         self.unwrap()
 
     def unwrap(self) -> None:
-        """In place of an array to be the array itself, once it is filled."""
-        made = self.stack[-1]
-        if isinstance(made, _Array) and made.array is not None:
-            self.stack[-1] = made.array
+        """Replace a completed `_Array` on the stack by its array."""
+        top = self.stack[-1]
+        if isinstance(top, _Array) and top.array is not None:
+            self.stack[-1] = top.array
 
     def get(self) -> None:
         self.load_get()
@@ -199,7 +198,7 @@ class _Reader(_PYTHONS):  # type: ignore[misc]
         self.unwrap()
 
     def _keys(self, keys: list[Any]) -> None:
-        """Keys are numbers and text: to hash containers within containers can end the process."""
+        """Allow only numbers and text as keys: hashing nested containers can crash the process."""
         if not all(isinstance(key, str | bytes | int | float) for key in keys):
             self.refuse()
 

@@ -1,4 +1,4 @@
-"""Which tasks a test is of, and which of their images a learner was trained on: what comparisons between runs rest on."""
+"""Identifies the tasks of a test and the training images among them, on which comparisons between runs depend."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,16 +12,17 @@ from torch import Tensor
 from metarun.data.source import Data, Stage, TaskSource
 
 FIRST = 50
-"""Test tasks of each stage in a digest. Task i is a function of a source's key and i: sources that agree on these agree on all."""
+"""Number of test tasks of each stage in a digest. A task is a function of the source's key and its number, so sources that agree
+on these tasks agree on all."""
 
-Runs = list[tuple[int, int]]
-"""Images as half-open intervals [start, stop) of their numbers."""
+Intervals = list[tuple[int, int]]
+"""Images as half-open intervals [start, stop) of their indices."""
 Images = Mapping[str, Sequence[Sequence[int]]]
-"""The same by collection, also as JSON has them."""
+"""Such intervals by collection, also as loaded from JSON."""
 
 
 class Overlap(NamedTuple):
-    """Images of a test that are in the training set, and classes of the test with such images; each with the number in all."""
+    """Number of test images in the training set, and of test classes with such images, each with the total number."""
 
     images: int
     of_images: int
@@ -40,31 +41,31 @@ def record(data: Data, stages: Sequence[Stage], tasks: int, trained_on: Images |
     """The `tested` record of results.json.
 
     Args:
-        data: what the stages are of.
-        stages: all of them, in the order of ``data``.
-        tasks: test tasks of each stage.
+        data: the data set.
+        stages: all of its stages, in the order of ``data``.
+        tasks: number of test tasks per stage.
         trained_on: the training images; None: those of ``data``.
 
     Returns:
         digest: of the first `FIRST` test tasks of every stage, in the order of ``data``. Equal digests mean equal test tasks, on
             any device.
-        classes: distinct classes in all test tasks; None for regression.
-        train: the training images, by collection, as intervals of their numbers; empty where tasks are generated.
-        overlap: see `Overlap`; None where images have no numbers.
+        classes: number of distinct classes in all test tasks; None for regression.
+        train: the training images, by collection, as intervals of their indices; empty if tasks are generated.
+        overlap: see `Overlap`; None if images have no indices.
     """
     sources = [stage.test for stage in stages]
     classes = [source.classes(torch.arange(min(tasks, source.count or tasks))) for source in sources]
     train: Images = merged(data.members("train")) if trained_on is None else trained_on
     return {
         "digest": digest(sources),
-        "classes": len(set().union(*(some for some in classes if some is not None))) if classes[0] is not None else None,
-        "train": {name: [list(run) for run in runs] for name, runs in train.items()},
+        "classes": len(set().union(*(names for names in classes if names is not None))) if classes[0] is not None else None,
+        "train": {name: [list(interval) for interval in intervals] for name, intervals in train.items()},
         "overlap": overlap(train, data.members("test"))._asdict() if train else None,
     }
 
 
 def digest(sources: Iterable[TaskSource]) -> str:
-    """32 hexadecimal digits that name the first `FIRST` tasks of each of the ``sources``."""
+    """32 hexadecimal digits that identify the first `FIRST` tasks of each of the ``sources``."""
     content = hashlib.blake2b(digest_size=16)
     for source in sources:
         _add(content.update, source.content(torch.arange(min(FIRST, source.count or FIRST))))
@@ -72,7 +73,7 @@ def digest(sources: Iterable[TaskSource]) -> str:
 
 
 def _add(update: Callable[[bytes], None], value: object) -> None:
-    """Feed a value to a hash: its type and length first, so that no two values feed the same bytes."""
+    """Feed a value to a hash, type and length first, so that different values never feed the same bytes."""
     if isinstance(value, Tensor | np.ndarray):
         array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
         update(f"array {array.dtype.str} {array.shape} ".encode())
@@ -92,25 +93,25 @@ def _add(update: Callable[[bytes], None], value: object) -> None:
         update(f"{type(value).__name__} {len(text)} {text} ".encode())
 
 
-def merged(members: Mapping[str, Runs]) -> dict[str, Runs]:
-    """The same images in as few intervals as there can be, by collection."""
-    found: dict[str, Runs] = {}
-    for name, runs in members.items():
-        joined: Runs = []
-        for start, stop in sorted(runs):
+def merged(members: Mapping[str, Intervals]) -> dict[str, Intervals]:
+    """The same images in the fewest possible intervals, by collection."""
+    result: dict[str, Intervals] = {}
+    for name, intervals in members.items():
+        joined: Intervals = []
+        for start, stop in sorted(intervals):
             if joined and start <= joined[-1][1]:
                 joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
             else:
                 joined.append((start, stop))
-        found[name] = joined
-    return found
+        result[name] = joined
+    return result
 
 
-def overlap(train: Images, test: Mapping[str, Runs]) -> Overlap:
-    """How many images of the ``test``, each class an interval, are in ``train``. Only images of one collection are compared."""
+def overlap(train: Images, test: Mapping[str, Intervals]) -> Overlap:
+    """Number of images of ``test``, with one interval per class, that are in ``train``, collection by collection."""
     images = of_images = classes = of_classes = 0
-    for name, runs in test.items():
-        distinct = sorted(set(runs))
+    for name, intervals in test.items():
+        distinct = sorted(set(intervals))
         seen = np.zeros(max((stop for _, stop in distinct), default=0), bool)
         for start, stop in train.get(name, ()):
             seen[start:stop] = True

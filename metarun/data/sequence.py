@@ -1,4 +1,4 @@
-"""Whole data sets one after another as stages (as in Bayesian online meta-learning, Yap, Ritter and Barber, ICML 2021)."""
+"""A sequence of data sets as stages (as in Bayesian online meta-learning, Yap, Ritter and Barber, ICML 2021)."""
 
 from typing import Any
 
@@ -15,20 +15,20 @@ from metarun.rng import derive
 
 
 class Sequence(Data):
-    """Image data sets in a row, each a stage (or several), brought to one size, number of channels, ways and shots.
+    """Image data sets in sequence, each one or more stages, with a common image size, number of channels, ways and shots.
 
     Args:
         seed: of the tasks.
-        of: the data sets, by the names that `data=` knows. One that comes again has the same classes and new tasks.
-        options: keys of a data set's own, by its name: `data.options.omniglot.rotations=none`.
-        root: of all of them; null: `METARUN_DATA`, else the user's data folder.
-        size: side of an image, in pixels; other images are scaled, bilinear.
-        channels: 3, grey images in three equal ones; or 1, the mean of the colours.
-        ways, shots, queries: classes of a test task, support examples and queries of each.
-        train_ways, train_shots, train_queries: the same in training; null: as in the test.
+        of: names of the data sets, as for `data=`. A repeated data set has the same classes but new tasks.
+        options: keys of individual data sets, by name: `data.options.omniglot.rotations=none`.
+        root: data root for all of them; null: `METARUN_DATA`, else the user's data folder.
+        size: side of the images in pixels; images of other sizes are scaled bilinearly.
+        channels: 3, with grey images repeated over three channels; or 1, the mean of the colours.
+        ways, shots, queries: classes of a test task, support examples and queries per class.
+        train_ways, train_shots, train_queries: the same for training tasks; null: as for test tasks.
 
     Raises:
-        ConfigError: a name that is no data set of images.
+        ConfigError: a name is not that of an image data set.
     """
 
     def __init__(
@@ -66,32 +66,32 @@ class Sequence(Data):
                 raise ConfigError(f"data.of={name}: no such data set{nearest(name, shipped)}")
             keys: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / f"{name}.yaml"))
             keys.pop("defaults", None)
-            own = {"root": root} if "root" in keys else {}
-            options_of = {**keys, **own, **shape, **options.get(name, {})}
-            made: ImageData = build(options_of, seed, key=f"data.options.{name}", kind=ImageData)
-            made.bring((channels, size, size))
-            self.sets.append(made)
-        self.again = [of[:place].count(name) for place, name in enumerate(of)]
-        """How many times each has come before; then it has other tasks of the same classes."""
+            common = {"root": root} if "root" in keys else {}
+            options_of = {**keys, **common, **shape, **options.get(name, {})}
+            data: ImageData = build(options_of, seed, key=f"data.options.{name}", kind=ImageData)
+            data.bring((channels, size, size))
+            self.sets.append(data)
+        self.repeats = [of[:place].count(name) for place, name in enumerate(of)]
+        """For each data set, the number of times that it has occurred before; a repetition has other tasks of the same classes."""
         self.redraw(seed)
         in_training = sum(data.spec.train_classes or 0 for data in self.sets)
         self.spec = TaskSpec(CLASSIFICATION, (channels, size, size), ways, train_ways or ways, "sequence", in_training)
 
     def stages(self, device: torch.device) -> list[Stage]:
-        made: list[Stage] = []
+        stages: list[Stage] = []
         first = 0
         for data in self.sets:
-            made += data.stages(device, first)
+            stages += data.stages(device, first)
             first += data.spec.train_classes or 0
-        return numbered(made)
+        return numbered(stages)
 
     def redraw(self, seed: int) -> None:
-        for again, data in zip(self.again, self.sets, strict=True):
-            data.redraw(derive(seed, "again", again) if again else seed)
+        for repeat, data in zip(self.repeats, self.sets, strict=True):
+            data.redraw(derive(seed, "again", repeat) if repeat else seed)
 
     def members(self, split: Split) -> dict[str, list[tuple[int, int]]]:
-        found: dict[str, list[tuple[int, int]]] = {}
+        images: dict[str, list[tuple[int, int]]] = {}
         for data in self.sets:
-            for name, runs in data.members(split).items():
-                found.setdefault(name, []).extend(runs)
-        return found
+            for name, intervals in data.members(split).items():
+                images.setdefault(name, []).extend(intervals)
+        return images

@@ -1,4 +1,4 @@
-"""Sine waves to regress (Finn, Abbeel and Levine, ICML 2017, section 5.1): y = A sin(ω x - φ), there with ω = 1 and no noise."""
+"""Sine regression (Finn, Abbeel and Levine, ICML 2017, section 5.1): y = A sin(ω x - φ), in the paper with ω = 1, no noise."""
 
 import math
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from metarun.data.source import task_shapes
 
 
 class Sine(CurveData):
-    """Tasks are waves of one amplitude, phase and frequency; inputs (1,), targets (1,).
+    """A task is a wave with its own amplitude, phase and frequency; inputs (1,), targets (1,).
 
     Args:
         seed: of the tasks.
         amplitude, phase, frequency, x: bounds of the uniform distributions of A, φ (radians), ω and x.
         test_amplitude, test_phase, test_frequency, test_x: the same for test tasks; null: as in training.
-        noise: standard deviation of what is added to every target.
-        shots, queries: support examples and queries of a test task.
-        train_shots, train_queries: the same in training; null: as in the test.
-        stages: divide the range of ``stage_by`` into this many equal parts, one a stage; null: one stage.
-        stage_by: what the stages divide.
+        noise: standard deviation of the Gaussian noise on every target.
+        shots, queries: support examples and queries per test task.
+        train_shots, train_queries: the same for training tasks; null: as for test tasks.
+        stages: number of equal parts into which the range of ``stage_by`` is divided, one per stage; null: one stage.
+        stage_by: the quantity whose range the stages divide.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Waves that follow one another, to be learned one after another by one network (Javed and White, NeurIPS 2019, section 5)."""
+"""Sequences of sine waves that one network learns in order (Javed and White, NeurIPS 2019, section 5)."""
 
 import math
 
@@ -15,16 +15,16 @@ from metarun.rng import derive
 
 
 class SineStream(Data):
-    """A task is a sequence of waves, an input being x and a one-hot number that tells which of them is asked for.
+    """A task is a sequence of waves; an input consists of x and a one-hot index of the wave.
 
-    Support and query sets go wave by wave: inputs (1 + functions,), targets (1,).
+    Support and query sets are ordered by wave; inputs (1 + functions,), targets (1,).
 
     Args:
         seed: of the tasks.
-        functions: waves of a task.
-        amplitude, phase, x: bounds of the uniform distributions of a wave's, and of its inputs.
-        shots, queries: support examples and queries of each wave of a test task.
-        train_shots, train_queries: the same in training; null: as in the test.
+        functions: number of waves per task.
+        amplitude, phase, x: bounds of the uniform distributions of amplitude, phase and inputs.
+        shots, queries: support examples and queries per wave of a test task.
+        train_shots, train_queries: the same for training tasks; null: as for test tasks.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SineStream(Data):
 
 
 class InSequence(TaskSource):
-    """Tasks made of ``parts`` consecutive ones of another source, whose inputs tell their places."""
+    """Tasks made of ``parts`` consecutive tasks of another source, with the one-hot position of the part added to the inputs."""
 
     def __init__(self, of: TaskSource, parts: int) -> None:
         self.of, self.parts = of, parts
@@ -74,5 +74,5 @@ class InSequence(TaskSource):
         return [self.parts, self.of.content(self._consecutive(ids))]
 
     def _consecutive(self, ids: Tensor) -> Tensor:
-        """Numbers in the other source of the parts of the tasks ``ids`` (T,), (T · parts,)."""
+        """Indices (T · parts,) in the other source of the parts of the tasks ``ids`` (T,)."""
         return (ids.unsqueeze(1) * self.parts + torch.arange(self.parts, device=ids.device)).flatten()

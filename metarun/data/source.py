@@ -1,4 +1,4 @@
-"""What every data set gives: sources of tasks, for training, validation and test, stage by stage."""
+"""The interface of data sets: sources of tasks for training, validation and test, stage by stage."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -17,11 +17,11 @@ Split = str
 
 
 class TaskSource(ABC):
-    """An endless numbered sequence of tasks: task ``i`` is a pure function of the source's key and ``i``.
+    """An endless numbered sequence of tasks; task ``i`` is a pure function of the source's key and ``i``.
 
     Attributes:
-        count: how many different tasks there are, where they are finite in number; the sequence then comes back to them.
-        y: of single examples `in_order`, the label of each, (count,) int64; None: tasks of several examples.
+        count: number of different tasks, if finite; the sequence then repeats them.
+        y: for single examples `in_order`, their labels (count,) int64; None: tasks have several examples.
     """
 
     count: int | None = None
@@ -32,25 +32,25 @@ class TaskSource(ABC):
         """The tasks numbered ``ids`` (T,) int64, on the source's device."""
 
     def in_order(self) -> "TaskSource":
-        """The same tasks, numbered so that the first ``count`` are all of them; itself where they are without number."""
+        """The same tasks, numbered so that the first ``count`` are all of them; the source itself if their number is infinite."""
         return self
 
     def content(self, ids: Tensor) -> object:
-        """What tells the tasks ``ids`` (T,) from any other tasks: equal content means equal tasks.
+        """A value that identifies the tasks ``ids`` (T,): equal contents mean equal tasks.
 
-        Made of tensors, numbers, text, functions and sequences or mappings of them, for `metarun.data.provenance.digest`. It is the
-        same on every device; here it is the tasks themselves in half precision, which rounds away how devices differ.
+        It consists of tensors, numbers, text, functions, and sequences or mappings of them (see `metarun.data.provenance.digest`),
+        and is the same on every device. Here it is the tasks in half precision, which rounds away differences between devices.
         """
         tasks = self.sample(ids)
         return [part.half() if part.is_floating_point() else part for part in (*tasks.support[:2], *tasks.query[:2])]
 
     def classes(self, ids: Tensor) -> set[Hashable] | None:
-        """Names of the different classes in the tasks ``ids`` (T,); None where there are none, or where they are unknown."""
+        """Identifiers of the distinct classes in the tasks ``ids`` (T,); None if there are no classes, or they are unknown."""
         return None
 
 
 class Stage(NamedTuple):
-    """A part of the stream: where its tasks come from."""
+    """A stage of the stream: its name and its sources of tasks."""
 
     name: str
     train: TaskSource
@@ -59,18 +59,18 @@ class Stage(NamedTuple):
 
 
 def numbered(stages: Iterable[Stage]) -> list[Stage]:
-    """The same stages, each with a name of its own: those of one name are "omniglot", "omniglot #2", "omniglot #3", …."""
-    times, made = Counter[str](), []
+    """The same stages with unique names: stages of one name become "omniglot", "omniglot #2", "omniglot #3", …."""
+    counts, renamed = Counter[str](), []
     for stage in stages:
-        times[stage.name] += 1
-        again = times[stage.name]
-        made.append(stage._replace(name=f"{stage.name} #{again}") if again > 1 else stage)
-    return made
+        counts[stage.name] += 1
+        count = counts[stage.name]
+        renamed.append(stage._replace(name=f"{stage.name} #{count}") if count > 1 else stage)
+    return renamed
 
 
 @dataclass(frozen=True)
 class TaskShape:
-    """How large a task is: classes (None: there are none), support examples and queries of each class."""
+    """Size of a task: number of classes (None: no classes), support examples and queries per class."""
 
     ways: int | None
     shots: int
@@ -78,10 +78,10 @@ class TaskShape:
 
     @property
     def classes(self) -> int:
-        """``ways``, where a task must have some.
+        """``ways``, for tasks that must have classes.
 
         Raises:
-            ValueError: it has none.
+            ValueError: the tasks have no classes.
         """
         if self.ways is None:
             raise ValueError("expected tasks with classes, found ways=None")
@@ -89,13 +89,13 @@ class TaskShape:
 
 
 class Data(ABC):
-    """A data set that can be asked for tasks.
+    """A data set that yields tasks.
 
     Attributes:
-        spec: what a learner must know of the tasks.
-        train, test: shapes of a training task and of a validation or test task.
+        spec: what a learner must know about the tasks.
+        train, test: shapes of training tasks, and of validation and test tasks.
         seed: of the tasks.
-        default_stages: stages that a continual-learning method is given where the configuration says none.
+        default_stages: number of stages for a continual-learning method if the configuration sets none.
     """
 
     default_stages: ClassVar[int] = 4
@@ -106,21 +106,21 @@ class Data(ABC):
 
     @abstractmethod
     def stages(self, device: torch.device) -> list[Stage]:
-        """The stages in their given order, no two of one name; one where the data is not divided. Tensors lie on ``device``."""
+        """The stages in their given order, with unique names; one if the data is not divided. Tensors are on ``device``."""
 
     def redraw(self, seed: int) -> None:
-        """Have `stages` draw other tasks from the same splits, stages and permutations, which the constructor made."""
+        """Make `stages` draw other tasks, from the same splits, stages and permutations that the constructor made."""
         self.seed = seed
 
     def members(self, split: Split) -> dict[str, list[tuple[int, int]]]:
-        """Images of a split of all stages, where they have numbers: an interval [start, stop) for each class, by collection.
+        """The images of a split in all stages, as an index interval [start, stop) for each class, by collection.
 
-        Data sets made from the same images number them alike and name the same collection. Empty where examples are generated.
+        Data sets made from the same images use the same indices and the same collection. Empty if examples are generated.
         """
         return {}
 
     def curve(self, shots: int, device: torch.device) -> Episodes | None:
-        """A task to draw as a curve, if tasks are curves: ``shots`` support points, queries along the whole range."""
+        """A task to plot, if tasks are curves, with ``shots`` support points and queries along the whole range; else None."""
         return None
 
 
@@ -132,10 +132,10 @@ def task_shapes(
     train_shots: int | None,
     train_queries: int | None,
 ) -> tuple[TaskShape, TaskShape]:
-    """Shapes of a training and of a test task from the config keys of these names; a training key left out is the test's.
+    """Shapes of training and test tasks from the configuration keys of these names; None for training means as in the test.
 
     Raises:
-        RangeError: a number below 1, or below 2 ways.
+        RangeError: a number is below 1, or there are fewer than 2 ways.
     """
     for key, value in {"ways": ways, "train_ways": train_ways}.items():
         require(value is None or value > 1, key, value, "2 or more")

@@ -1,4 +1,4 @@
-"""Labelled examples one by one, as a stream for continual learning: an example is a task with one query and no support set."""
+"""Streams of single labelled examples for continual learning; an example is a task with one query and no support set."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any, Literal
@@ -14,24 +14,24 @@ from metarun.kinds import CLASSIFICATION
 from metarun.rng import bits, derive
 
 Scenario = Literal["task", "domain", "class"]
-"""What a learner is told and asked (van de Ven, Tuytelaars and Tolias, Nature Machine Intelligence 2022).
+"""Continual-learning scenario (van de Ven, Tuytelaars and Tolias, Nature Machine Intelligence 2022).
 
-task: each stage has outputs of its own, and an example tells its stage: the others' outputs are not active. domain: all stages
-share the same outputs. class: each stage has outputs of its own, and all are active always.
+task: each stage has its own outputs, and the stage of an example is known, so only the outputs of its stage are active. domain: all
+stages share the same outputs. class: each stage has its own outputs, and all outputs are always active.
 """
 
 Sampling = Literal["epochs", "uniform"]
-"""How examples follow one another in training: all of a stage in random order, again and again; or each drawn anew."""
+"""Order of training examples: repeated passes over a stage, each in random order, or independent uniform draws."""
 
 
 class ClassStream(ClassData):
-    """A set of examples whose splits all have the same classes: for tasks as in `ClassData`, or example by example.
+    """Examples whose splits all have the same classes, for few-shot tasks as in `ClassData` or as a stream of examples.
 
     Args:
-        name, seed, examples, classes, parts, train, test, common: see `ClassData`; the classes of a stage are in the same order in
+        name, seed, examples, classes, parts, train, test, common: see `ClassData`; the classes of a stage have the same order in
             each of its splits.
         scenario: see `Scenario`; None: few-shot tasks.
-        sampling: see `Sampling`; of the examples of a scenario.
+        sampling: order of a stream's training examples, see `Sampling`.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class ClassStream(ClassData):
         if self.scenario is None:
             return super().stages(device, first_class)
         examples = self.examples.to(device) if fits(self.examples, device) else self.examples
-        outputs, first, made = self.spec.outputs, 0, []
+        outputs, first, stages = self.spec.outputs, 0, []
         for number, (name, of) in enumerate(self.parts.items()):
             labels = torch.arange(len(of["train"])) + first
             active = torch.zeros(outputs, dtype=torch.bool).index_fill_(0, labels, True) if self.scenario == "task" else None
-            # Stages of the same images, such as permutations, are tested on them in the same order.
+            # Stages with the same images, such as permutations, are tested on them in the same order.
             keys = {split: derive(self.seed, "examples", split) for split in ("val", "test")}
             keys = {"train": derive(self.seed, "examples", "train", number), **keys}
             sources = [
@@ -84,9 +84,9 @@ class ClassStream(ClassData):
                 )
                 for split, key in keys.items()
             ]
-            made.append(Stage(name, *sources))
+            stages.append(Stage(name, *sources))
             first += 0 if self.scenario == "domain" else len(labels)
-        return made
+        return stages
 
 
 class ImageStream(ClassStream, ImageData):
@@ -94,19 +94,19 @@ class ImageStream(ClassStream, ImageData):
 
 
 class ClassExamples(TaskSource):
-    """The examples of some classes, one by one.
+    """The examples of some classes, one at a time.
 
     Args:
         key: of the random draws.
-        examples: (examples, *input_shape), class after class; bytes are scaled to [0, 1].
-        classes: those of this split.
+        examples: (examples, *input_shape), ordered by class; bytes are scaled to [0, 1].
+        classes: the classes of this split.
         labels: of each of the classes, (classes,) int64.
-        outputs: of the learner.
-        active: which of them an example may be, (outputs,) bool; None: all.
-        order: see `Sampling`; "given": class after class; "balanced": the first n, for any n, have the classes in proportion, see
+        outputs: number of outputs of the learner.
+        active: mask of the outputs that an example may belong to, (outputs,) bool; None: all.
+        order: see `Sampling`; "given": ordered by class; "balanced": every prefix has the classes in proportion, see
             `interleaved`.
         view: applied to the examples (n, *input_shape).
-        device: where examples are wanted.
+        device: of the sampled examples.
     """
 
     y: Tensor
@@ -155,50 +155,50 @@ class ClassExamples(TaskSource):
 
     def classes(self, ids: Tensor) -> set[Hashable]:
         index = self.index[self._places(ids)].cpu()
-        # Classes may lie in any order: the one an example is of begins last before it.
+        # Classes may be stored in any order: an example belongs to the class with the largest start not beyond it.
         start = self.classes_of.start.sort().values
-        found = start[torch.bucketize(index, start, right=True) - 1]
-        return {(self.examples.data_ptr(), number) for number in found.unique().tolist()}
+        starts = start[torch.bucketize(index, start, right=True) - 1]
+        return {(self.examples.data_ptr(), number) for number in starts.unique().tolist()}
 
     def _places(self, ids: Tensor) -> Tensor:
-        """Which of those stored the examples ``ids`` (T,) are."""
-        there = self.examples.device
+        """Positions of the examples ``ids`` (T,) among those of this split."""
+        device = self.examples.device
         if self.order in ("given", "balanced"):
-            return (ids % self.count).to(there, non_blocking=True)
+            return (ids % self.count).to(device, non_blocking=True)
         if self.order == "uniform":
-            return (bits(self.key, ids.to(there, non_blocking=True), 1)[:, 0] * self.count) >> 31
+            return (bits(self.key, ids.to(device, non_blocking=True), 1)[:, 0] * self.count) >> 31
         first, last = int(ids.min()) // self.count, int(ids.max()) // self.count
         self._epochs = {epoch: self._shuffled(epoch) for epoch in range(first, last + 1)}
         orders = torch.stack(list(self._epochs.values()))
-        epoch, place = (part.to(there, non_blocking=True) for part in (ids // self.count - first, ids % self.count))
+        epoch, place = (part.to(device, non_blocking=True) for part in (ids // self.count - first, ids % self.count))
         return orders[epoch, place]
 
     def _shuffled(self, epoch: int) -> Tensor:
-        """All places in the order of an epoch, a pure function of its number; those of the last call are kept."""
-        known = self._epochs.get(epoch)
-        if known is not None:
-            return known
+        """All positions in the order of an epoch, a pure function of its number; orders used by the last call are cached."""
+        cached = self._epochs.get(epoch)
+        if cached is not None:
+            return cached
         every = torch.arange(self.count, device=self.examples.device)
         return bits(derive(self.key, "epoch", epoch), every, 1)[:, 0].argsort(stable=True)
 
 
 def interleaved(key: int, sizes: Tensor) -> Tensor:
-    """An order of examples that are stored class after class, in which the first n, for any n, have the classes in proportion.
+    """An order of examples, stored by class, in which every prefix has the classes in proportion to their sizes.
 
-    Each class is shuffled, since archives may be sorted within a class too (the first half of MNIST's test images is the easier
-    one), and spread evenly over the whole order. Of n first images a class of size m among N has n m / N, give or take one (two
-    where classes are of very different sizes).
+    Each class is shuffled, since archives may be sorted within a class too (the first half of MNIST's test images is easier than
+    the second), and spread evenly over the whole order. A class with m of the N images has n m / N of the first n, within one (or
+    two if class sizes differ widely).
 
     Args:
-        key: of the shuffling; the same order on every device.
-        sizes: images of each class, (classes,) int64.
+        key: of the shuffling; the order is the same on every device.
+        sizes: number of images of each class, (classes,) int64.
 
     Returns:
-        Places of the images in their original order, (images,) int64.
+        Indices of the images in the stored order, (images,) int64.
     """
     ids, classes = torch.arange(int(sizes.sum())), torch.arange(len(sizes))
     shuffled = (classes.repeat_interleave(sizes) << 31 | bits(key, ids, 1)[:, 0]).argsort(stable=True)
     within = ids - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    start = (classes + 0.5) / len(sizes)  # classes of one size then take turns
+    start = (classes + 0.5) / len(sizes)  # classes of equal size then alternate
     at = (within + start.repeat_interleave(sizes).double()) / sizes.repeat_interleave(sizes)
     return shuffled[at.argsort(stable=True)]

@@ -96,10 +96,10 @@ def test_examples_are_numbered_within_equal_data_alone():
 
 def test_mistakes_are_named():
     x, y = labelled((2,))
-    with pytest.raises(ConfigError, match="data=own: expected a label for each example, found 160 examples and 159 labels"):
+    with pytest.raises(ConfigError, match="data=own: expected one label per example, found 160 examples and 159 labels"):
         LabelledData("own", 0, x, y[1:])
     x[7, 1] = torch.nan
-    with pytest.raises(ConfigError, match="data=own: expected finite numbers, found another in example 7"):
+    with pytest.raises(ConfigError, match="data=own: expected finite values, found another in example 7"):
         LabelledData("own", 0, x, y)
     with pytest.raises(RangeError, match="at most the 8 examples of a class in the train split"):
         LabelledData("own", 0, *labelled((2,)), ways=2, shots=4, queries=5)

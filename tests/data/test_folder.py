@@ -58,10 +58,10 @@ def test_lists_say_the_split(root, tmp_path):
     shades = [(data.images[c.start, 0, 0, 0].float() / 20).round().tolist() for c in data.splits.values()]
     assert shades == [[0, 1, 2], [3, 4], [9, 8]]
     (tmp_path / "val.txt").write_text("class3 clas4")
-    with pytest.raises(ConfigError, match=r"val\.txt: no class clas4 in the folder; did you mean class4\?"):
+    with pytest.raises(ConfigError, match=r"val\.txt: the folder has no class clas4; did you mean class4\?"):
         make(root, lists=str(tmp_path))
     (tmp_path / "val.txt").write_text("class3 class2")
-    with pytest.raises(ConfigError, match=r"val\.txt: class class2 stands in train\.txt too"):
+    with pytest.raises(ConfigError, match=r"val\.txt: class class2 is also in train\.txt"):
         make(root, lists=str(tmp_path))
     (tmp_path / "val.txt").unlink()
     with pytest.raises(ConfigError, match=r"val\.txt: expected a list of classes"):
@@ -107,9 +107,9 @@ MISTAKES = {
     "no image": (no_image, {}, r"class3/2\.png: not a readable image"),
     "truncated": (truncated, {}, r"class4/1\.jpg: not a readable image"),
     "text file": (text_file, {}, r"class3/readme\.md: expected an image \(bmp, gif"),
-    "few images": (few_images, {}, r"class5: 4 images, and a task takes 5"),
+    "few images": (few_images, {}, r"class5: expected at least 5 images \(shots \+ queries\), found 4"),
     "no folder": (None, {"path": "nowhere"}, "data.path=nowhere: expected a folder"),
-    "no classes": (None, {"path": "."}, "found no folder inside"),
+    "no classes": (None, {"path": "."}, "found no folders"),
     "ways": (None, {"ways": 3}, "data.ways=3: expected at most the 2 classes of the val split"),
     "shares": (None, {"split": (0.5, 0.1, 0.1)}, "split=.*sum to 1"),
     "channels": (None, {"channels": 2}, "channels=2"),

@@ -110,7 +110,7 @@ def test_the_cache_is_mapped_and_made_again_when_damaged(tmp_path):
     assert torch.equal(load(root).images, first)  # no images are needed any more
     cache = archives.cache_folder() / f"miniimagenet-{miniimagenet.DECODING}.npy"
     os.truncate(cache, cache.stat().st_size // 2)
-    with pytest.raises(ConfigError, match="miniImageNet is not there"):
+    with pytest.raises(ConfigError, match="miniImageNet not found"):
         load(root)
     (root / "miniimagenet").rmdir()
     as_pickles(root)
@@ -164,7 +164,7 @@ def a_jpeg(root: Path) -> Path:
 
 
 DAMAGE = {
-    "nothing": (lambda r: None, "ImageNet's terms do not let metarun fetch it; put its mini-imagenet-cache"),
+    "nothing": (lambda r: None, "ImageNet's terms do not allow metarun to download it; put its mini-imagenet-cache"),
     "html": (lambda r: (as_pickles(r) / "miniimagenet/mini-imagenet-cache-val.pkl").write_text("<html>"), "not a readable pickle"),
     "another dictionary": (
         lambda r: rewrite(as_pickles(r), lambda c: c.pop("class_dict")),
@@ -180,8 +180,11 @@ DAMAGE = {
         lambda r: rewrite(as_pickles(r), lambda c: min(c["class_dict"].values()).pop()),
         "expected 4 images of class",
     ),
-    "row missing": (lambda r: rewrite(as_pickles(r), lambda c: c.update(image_data=c["image_data"][:-1])), "row 19 of 19"),
-    "list missing": (lambda r: csv_file(r).unlink(), r"val\.csv: expected a list of images"),
+    "row missing": (
+        lambda r: rewrite(as_pickles(r), lambda c: c.update(image_data=c["image_data"][:-1])),
+        "expected rows 0 to 18, found 16 to 19",
+    ),
+    "list missing": (lambda r: csv_file(r).unlink(), r"val\.csv: expected a CSV file of images"),
     "other columns": (lambda r: csv_file(r).write_text("file,class\na.jpg,b\n"), "expected the columns filename and label"),
     "line missing": (lambda r: csv_file(r).write_text("filename,label\na.jpg,b\n"), "expected 5 classes, found 1"),
     "no image": (lambda r: a_jpeg(r).write_bytes(b"no jpeg"), r"\.jpg: not a readable image"),

@@ -106,7 +106,7 @@ def test_missing_data_without_a_network_says_what_to_put_where(tmp_path, cache, 
         Omniglot(0)
     line = str(caught.value)
     assert "\n" not in line
-    assert "get http://127.0.0.1:9/images_background.zip and put it in" in line
+    assert "download http://127.0.0.1:9/images_background.zip to" in line
     assert str(tmp_path / "a" / "omniglot") in line
     assert not list((tmp_path / "a").rglob("*.zip"))
 
@@ -215,7 +215,7 @@ def test_a_test_task_may_stay_within_an_alphabet(real):
     assert set(chosen[:, 0]) == set(range(len(data.test_groups)))
     assert len(data.splits["train"]) == 4112
     assert len(data.splits["test"]) == sum(data.test_groups) <= 423
-    with pytest.raises(ConfigError, match="ways=60: expected at most the test characters of one alphabet"):
+    with pytest.raises(ConfigError, match="ways=60: expected at most the number of test characters of an alphabet"):
         real(test_split="within_alphabet", ways=60)
 
 

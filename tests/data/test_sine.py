@@ -104,8 +104,8 @@ def test_a_curve_to_draw_is_one_wave_whatever_the_shots():
         ({"train_queries": -1}, "train_queries=-1"),
         ({"stages": 0}, "stages=0"),
         ({"noise": -0.1}, "noise=-0.1"),
-        ({"stages": 2, "stage_by": "frequency"}, "stage_by=frequency: expected what varies"),
-        ({"stages": 2, "test_phase": (0.0, 1.0)}, "test_phase=.*null where stages divide it"),
+        ({"stages": 2, "stage_by": "frequency"}, "stage_by=frequency: expected a quantity that varies"),
+        ({"stages": 2, "test_phase": (0.0, 1.0)}, "test_phase=.*null, as stages divide its range"),
         ({"test_x": (2.0, 1.0)}, "test_x=.*lower bound"),
     ],
 )
