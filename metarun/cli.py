@@ -204,11 +204,11 @@ def run_or_show(config: DictConfig) -> None:
     chosen = HydraConfig.get().runtime.choices
     choices = {group: chosen[group] for group in CHOICES} | {"cl": methods(chosen)}
     with joined() as ranks:
-        if config.restart and ranks.first:
-            folder.supersede()
-        found = ranks.broadcast(folder.results())
-        made = found is not None and found.get("status") in FINAL
-        if not made:
+        earlier = None if config.restart else ranks.broadcast(folder.results())
+        made = earlier is not None and earlier.get("status") in FINAL
+        if earlier is not None and made:
+            found = earlier
+        else:
             from metarun.run import run
 
             found = run(config, choices, folder.path, ranks)

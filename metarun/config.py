@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,33 @@ def digest(plain: Mapping[str, Any], keep: Iterable[str] = ()) -> str:
     for node in told.keys() & aside.keys():
         told[node] = {key: value for key, value in told[node].items() if key not in aside[node]}
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two resolved configurations differ, with both values; the seed is one of them, `NO_EFFECT` is not.
+
+    A key that an earlier version did not have counts with the value that does the same. Of metarun's own classes the name counts,
+    and not the module, which may move between versions.
+    """
+    aside = {f"{node}.{key}" if node else key for node, keys in NO_EFFECT.items() for key in keys} - {"seed"}
+
+    def values(config: Mapping[str, Any]) -> dict[str, Any]:
+        found = {key: value for key, value in flat(config) if key.split(".")[0] not in aside and key not in aside}
+        own = {key for key, value in found.items() if key.endswith("_target_") and str(value).startswith("metarun.")}
+        return {key: value.rpartition(".")[2] if key in own else value for key, value in found.items()}
+
+    before, after = values(then), values(now)
+    pairs = {key: (before.get(key, FORMER.get(key)), after.get(key, FORMER.get(key))) for key in dict.fromkeys((*before, *after))}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested configuration by full keys, `algo.inner_lr`; lists are values."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def check_own_keys(config: Mapping[str, Any]) -> None:

@@ -42,6 +42,8 @@ def run(config: DictConfig, choices: Mapping[str, str], path: Path, ranks: Ranks
     """
     folder = RunFolder(path)
     with folder.claimed() if ranks.first else nullcontext():
+        if config.restart and ranks.first:  # not before: another process may be at work on it
+            folder.supersede()
         return train_and_test(config, choices, folder, ranks)
 
 

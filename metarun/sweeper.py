@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.config import CONFIGS, ConfigError
 from metarun.declared import modules_in
+from metarun.folder import check_folder
 from metarun.hydra_compat import is_basic
-from metarun.trust import folder_of
+from metarun.trust import folder_of, resolved
 
 if TYPE_CHECKING:
     from metarun.sweep import Job
@@ -124,6 +125,8 @@ class Sweeper(sweeper.Sweeper):
         for own in overrides:
             config = self.compose(own)
             path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+            if not config.restart:
+                check_folder(path, resolved(config))
             jobs.append(Job(own, path, source_digest(config), config, anew=config.restart))
         return jobs
 

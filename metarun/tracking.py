@@ -104,7 +104,9 @@ class RunFolder:
         place = self.path / SUPERSEDED
         target = place / str(1 + sum(1 for _ in place.glob("*")))
         target.mkdir(parents=True)
-        for path in old:
+        for path in sorted(
+            old, key=lambda path: path != self.results_path
+        ):  # a kill after it leaves the old run to be tested again
             shutil.move(path, target / path.name)
 
 

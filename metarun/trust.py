@@ -16,8 +16,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from metarun.config import CONFIGS, ConfigError
+from metarun.config import CONFIGS, ConfigError, check_own_keys
 from metarun.declared import check_names, locate, modules_in
+from metarun.folder import check_folder
 from metarun.hydra_compat import ConfigLoader, ConfigSearchPath
 
 SWEEPER = "hydra_plugins.metarun_sweeper.MetarunSweeper"
@@ -40,6 +41,8 @@ class CheckedLoader(ConfigLoader):
         if folder_of(config.hydra) is None:
             self._check_untouched(config.hydra, run_mode)
         check_composed(config)
+        if from_shell and run_mode == RunMode.RUN and not config.restart:
+            check_folder(Path(config.hydra.run.dir), resolved(config))
         return config
 
     def _check_search_path(self, config_name: str | None, overrides: list[str]) -> None:
@@ -109,6 +112,11 @@ def check_composed(config: DictConfig) -> None:
         parts = {key: filled.hydra[key] for key in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")}
         hydra: Any = {key: OmegaConf.to_container(node, resolve=True) for key, node in parts.items() if OmegaConf.is_config(node)}
         del filled["hydra"]
+    check_own_keys(config)
+    for group, choice in config.hydra.runtime.choices.items():
+        names = str(choice).replace("\\", "/").split("/")
+        if ".." in names or "" in names:  # it becomes part of the run directory's name
+            raise ConfigError(f"{group}={choice}: expected the name of a choice")
     with modules_in(folder_of(config.hydra)):
         check_names(OmegaConf.to_container(filled, resolve=True))
         for name, node in hydra.get("callbacks", {}).items():
@@ -118,6 +126,15 @@ def check_composed(config: DictConfig) -> None:
             _check_made(hydra.get(part), f"hydra.{part}")  # Hydra itself checks that it is a plugin
         for part in ("job_logging", "hydra_logging"):
             _check_logging(hydra.get(part) or {}, f"hydra.{part}")
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration without Hydra's own part, interpolations resolved."""
+    own = config.copy()
+    with open_dict(own):
+        del own["hydra"]
+    plain: Any = OmegaConf.to_container(own, resolve=True)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _check_made(node: Any, key: str, *, inside: bool = False) -> None:

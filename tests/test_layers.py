@@ -28,7 +28,7 @@ LAYERS = (
     ("help", "report", "tracking"),
     ("choices", "claim", "episodes"),
     ("build", "files", "kinds", "trust"),
-    ("declared", "hydra_compat", "metric"),
+    ("declared", "folder", "hydra_compat", "metric"),
     ("config", "ranks", "rng", "signals"),
 )
 """Packages and modules of `metarun/`, from the command line down. Those of one layer do not import one another."""

@@ -4,13 +4,13 @@ A row of `configs/paper/` sets every key of its protocol (`tests/test_papers.py`
 to all of its runs. A run made under an earlier version of the row or table can therefore be recognised by its configuration.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
 import yaml
 
-from metarun.config import CONFIGS, FORMER, NO_EFFECT
+from metarun.config import CONFIGS, FORMER, NO_EFFECT, flat
 
 IGNORED = {f"{node}.{key}" for node, keys in NO_EFFECT.items() for key in keys}
 
@@ -68,15 +68,6 @@ def departures(config: Mapping[str, Any], name: str, group: Literal["paper", "ta
     expected = row(name, group)
     actual = {key: _at(config, key) for key in expected if key not in IGNORED}
     return {key: value for key, value in actual.items() if value != expected[key]}
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested configuration by full key (`algo.inner_lr`); a list is a value."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _at(config: Any, key: str) -> Any:

@@ -12,11 +12,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from metarun.config import CONFIGS, FORMER, ConfigError
+from metarun.config import CONFIGS, FORMER, ConfigError, flat
 from metarun.files import replacing
 from metarun.metric import KNOWN
 from metarun.report import sweeps
-from metarun.report.protocol import flat
 from metarun.report.published import Published, published
 from metarun.report.runs import IGNORED, Run
 from metarun.report.scores import score

@@ -1,5 +1,6 @@
 """The keys of `search` in a configuration."""
 
+import re
 from typing import Literal
 
 from metarun.config import require
@@ -36,6 +37,8 @@ class Options:
     ) -> None:
         for key, value in {"trials": trials, "at_once": at_once, "warm_trials": warm_trials}.items():
             require(value > 0, key, value, "1 or more")
+        plain = name is None or re.fullmatch(r"[\w+-][\w.+-]*", name)  # it becomes the name of a folder
+        require(bool(plain), "name", name, "letters, digits and . + - _, or null")
         self.params, self.trials, self.at_once = params, trials, at_once
         self.sampler, self.pruning, self.test_seeds = sampler, pruning, test_seeds
         self.warm_start, self.warm_trials, self.name = warm_start, warm_trials, name

@@ -3,17 +3,18 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from metarun.algo.algorithm import Algorithm
 from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError
 from metarun.data.source import Stage
+from metarun.episodes import Episodes
 from metarun.ranks import Ranks
 from metarun.signals import Signals
 from metarun.tracking import Log, RunFolder
 from metarun.trainer.best import BestWeights
 from metarun.trainer.boundary import Boundary
-from metarun.trainer.compiled import Programs
 from metarun.trainer.detector import BoundaryDetector
 from metarun.trainer.draws import Draws
 from metarun.trainer.feed import Feed
@@ -104,7 +105,7 @@ def assemble(
             settings,
             sharding,
             state.guard,
-            Programs(algorithm) if settings.compile == "on" else None,
+            _compiled(algorithm) if settings.compile == "on" else None,
         ),
         order=StageOrder(settings, state, tester, log),
         boundary=Boundary(state, draws, log, reset_optimizer=settings.reset_optimizer, restart_schedule=stream is None),
@@ -116,3 +117,9 @@ def assemble(
         stopping=stopping,
         folder=folder,
     )
+
+
+def _compiled(algorithm: Algorithm) -> Callable[[Episodes], Tensor]:
+    from metarun.trainer.compiled import Programs  # which imports the compiler, for seconds
+
+    return Programs(algorithm).backward

@@ -1,6 +1,6 @@
 """One outer update: tensors in, tensors out. It knows no file, no clock and no log, and never waits for the device."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from metarun.algo.algorithm import Algorithm, weighted
 from metarun.cl.method import ContinualMethod, implicit
 from metarun.episodes import Episodes
-from metarun.trainer.compiled import Programs
 from metarun.trainer.guard import Guard
 from metarun.trainer.optimizer import OuterOptimizer
 from metarun.trainer.settings import Settings
@@ -43,7 +42,7 @@ class Update:
         settings: for `clip`, `clip_value` and `precision`.
         sharding: which tasks this process learns from.
         guard: reverts updates that are not finite; None: no update is reverted.
-        programs: compute the learner's gradient; None: it is computed eagerly.
+        backward: adds the learner's gradient to the slow weights' and returns the losses; None: `Algorithm.backward`.
     """
 
     def __init__(
@@ -54,11 +53,11 @@ class Update:
         settings: Settings,
         sharding: Sharding,
         guard: Guard | None = None,
-        programs: Programs | None = None,
+        backward: Callable[[Episodes], Tensor] | None = None,
     ) -> None:
         self.algorithm, self.method, self.optimizer = algorithm, method, optimizer
         self.settings, self.sharding, self.guard = settings, sharding, guard
-        self._gradient = programs.backward if programs else algorithm.backward
+        self._gradient = backward or algorithm.backward
         self.device = next(algorithm.parameters()).device
 
     def __call__(self, episodes: Episodes) -> Step:

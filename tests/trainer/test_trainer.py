@@ -82,6 +82,7 @@ def test_every_key_is_kept():
         "nonfinite": "skip",
         "deterministic": True,
         "precision": "tf32",
+        "compile": "on",
         "reset_optimizer": True,
         "order": "given",
         "switch": 0.5,
