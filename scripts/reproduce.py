@@ -262,6 +262,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("outputs/reproduce"), help="folder of the run directories")
     parser.add_argument("--records", type=Path, default=DOCS / "reproduced", help="folder of the records")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores the first one otherwise
+        signal.signal(number, signal.default_int_handler)
     options.records.mkdir(parents=True, exist_ok=True)
     records = read(options.records)
     if options.record:
