@@ -98,8 +98,8 @@ def test_every_two_continual_methods():
             assert isinstance(build_method(OmegaConf.create({**own, "also": {second: other}})), ContinualMethod)
         except ConfigError as error:
             why = str(error)
-            refused = re.fullmatch(r"cl: \w+ and \w+ cannot be combined: .+; (choose|leave out) .+", why)
-            assert refused or why == "cl: two of the methods say where tasks come from; leave out one"
+            refused = re.fullmatch(r"cl: \w+ and \w+ cannot be combined: .+; (use|remove) .+", why)
+            assert refused or why == "cl: two of the methods replace the source of tasks; remove one of them"
 
 
 def test_every_trainer_with_every_budget():

@@ -1,4 +1,4 @@
-"""A-GEM (Chaudhry et al., ICLR 2019): no update may raise the loss on the memory, to the first order."""
+"""A-GEM (Chaudhry et al., ICLR 2019): to first order, no update may increase the loss on the memory."""
 
 from collections.abc import Mapping
 
@@ -12,11 +12,11 @@ from metarun.episodes import Episodes
 
 
 class AGEM(RehearsalMethod):
-    """Where the gradient points against that of remembered tasks, the part that does is taken out (equation 11 of the paper).
+    """If the gradient conflicts with that of stored tasks, its component along the latter is removed (equation 11 of the paper).
 
     Args:
-        size: tasks (examples) of each stage to keep.
-        draw: remembered tasks in an update; null: as many as new ones.
+        size: number of tasks (examples) to store per stage.
+        draw: number of stored tasks in an update; null: as many as new tasks.
     """
 
     sees_tasks = True

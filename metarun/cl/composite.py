@@ -1,4 +1,4 @@
-"""Several continual-learning methods at once: `cl=[ewc,replay]`."""
+"""Combinations of continual-learning methods: `cl=[ewc,replay]`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ from metarun.model.network import Weights
 
 
 class CompositeMethod(ContinualMethod):
-    """Methods that act together, in the order given, but with those that project gradients last.
+    """Methods applied together, in the order given, except that methods which project gradients come last.
 
     Raises:
         ConfigError: two of the methods cannot be combined.
@@ -35,7 +35,7 @@ class CompositeMethod(ContinualMethod):
             if why is not None:
                 raise ConfigError(f"cl: {type(one).__name__} and {type(other).__name__} cannot be combined: {why}")
         if len(self.sources) > 1:
-            raise ConfigError("cl: two of the methods say where tasks come from; leave out one")
+            raise ConfigError("cl: two of the methods replace the source of tasks; remove one of them")
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
@@ -93,10 +93,10 @@ class CompositeMethod(ContinualMethod):
             method.after_update(algorithm, episodes)
 
     def on_stage_end(self, algorithm: Algorithm, stage: Stage) -> Mapping[str, float]:
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for method in self.methods:
-            found |= method.on_stage_end(algorithm, stage) or {}
-        return found
+            values |= method.on_stage_end(algorithm, stage) or {}
+        return values
 
     @contextmanager
     def testing(self, algorithm: Algorithm, stage: int) -> Iterator[None]:
@@ -114,6 +114,6 @@ class CompositeMethod(ContinualMethod):
 
 
 def _sum(terms: Sequence[Tensor | None]) -> Tensor | None:
-    """The sum of those that are not None; None where all are."""
-    there = [term for term in terms if term is not None]
-    return torch.stack(there).sum() if there else None
+    """The sum of the terms that are not None; None if all are."""
+    present = [term for term in terms if term is not None]
+    return torch.stack(present).sum() if present else None

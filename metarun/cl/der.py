@@ -1,4 +1,4 @@
-"""Dark experience replay (Buzzega et al., NeurIPS 2020): remember what the learner said, not only what was right."""
+"""Dark experience replay (Buzzega et al., NeurIPS 2020): store the learner's logits along with the labels."""
 
 import torch
 from torch import Tensor
@@ -12,17 +12,17 @@ from metarun.episodes import Episodes
 
 
 class DER(RehearsalMethod):
-    """Adds α · mean square of (logits now − logits then) on remembered tasks, and β times their loss on others (DER++, eq. 6).
+    """Adds α times the mean squared change of the logits of stored tasks, and β times the loss on others (DER++, equation 6).
 
-    The memory is a reservoir over all that has been trained on; it keeps each task with the logits of the time. As in the authors'
-    code (mammoth) logits are those of all outputs, also where only those of a stage are active in its loss. Here they are taken
-    after the update and in evaluation mode; in that code, in the update's own pass.
+    The memory is a reservoir of all training tasks; each is stored with its logits at that time. As in the authors' code (mammoth),
+    these are the logits of all outputs, even if only those of the stage are active in its loss. Here they are computed after the
+    update in evaluation mode; in that code, in the forward pass of the update.
 
     Args:
-        size: tasks (examples) to keep.
+        size: number of tasks (examples) to store.
         alpha: α.
         beta: β; 0: plain DER.
-        draw: remembered tasks for each of the terms; null: as many as new ones.
+        draw: number of stored tasks for each of the two terms; null: as many as new tasks.
     """
 
     sees_tasks = True

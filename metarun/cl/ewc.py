@@ -1,4 +1,4 @@
-"""Elastic weight consolidation (Kirkpatrick et al., PNAS 2017): a penalty a stage, weighted by the diagonal of the Fisher."""
+"""Elastic weight consolidation (Kirkpatrick et al., PNAS 2017): one penalty per stage, weighted by the diagonal of the Fisher."""
 
 from typing import Literal
 
@@ -17,10 +17,10 @@ class EWC(QuadraticPenalty):
 
     Args:
         strength: λ.
-        labels: whose score the Fisher squares, see `fisher`.
-        samples: episodes (examples) to measure it on; null: all examples of a stream, and 500 episodes of other tasks.
-        normalise: divide each stage's Fisher by its "mean" or "max" over all weights, so that stages count alike and the
-            strength travels between data sets; "none".
+        labels: whose score is squared in the Fisher, see `metarun.cl.fisher.Labels`.
+        samples: number of episodes (examples) to measure it on; null: all examples of a stream, 500 episodes of few-shot tasks.
+        normalise: divide each stage's Fisher by its "mean" or "max" over all weights, so that stages have equal weight and a
+            strength transfers between data sets; or "none".
         consolidate, penalise: see `QuadraticPenalty`.
     """
 
@@ -39,9 +39,9 @@ class EWC(QuadraticPenalty):
 
     def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
         measured = fisher(algorithm, stage.train, self.labels, self.samples)
-        found = {name: f for name, f in measured.items() if name not in self.per_stage}
+        shared = {name: f for name, f in measured.items() if name not in self.per_stage}
         if self.normalise == "none":
-            return found
-        total, count = sum(float(f.double().sum()) for f in found.values()), sum(f.numel() for f in found.values())
-        scale = total / count if self.normalise == "mean" else float(max(f.max() for f in found.values()))
-        return {name: f / max(scale, 1e-30) for name, f in found.items()}
+            return shared
+        total, count = sum(float(f.double().sum()) for f in shared.values()), sum(f.numel() for f in shared.values())
+        scale = total / count if self.normalise == "mean" else float(max(f.max() for f in shared.values()))
+        return {name: f / max(scale, 1e-30) for name, f in shared.items()}

@@ -7,14 +7,14 @@ from metarun.episodes import Episodes
 
 
 class FTML(RehearsalMethod):
-    """Every update is made on tasks drawn from a buffer of all tasks so far, the new ones included.
+    """Each update is made on tasks drawn from a buffer of all tasks so far, including the new ones.
 
-    The learner then adapts to a round's tasks from the weights that are best for all of the past, which is what an online stream
-    (`trainer.switch`) and a test score.
+    The learner then adapts to the tasks of a round from weights trained on the whole past; online streams (`trainer.switch`) and
+    tests score it after this adaptation.
 
     Args:
-        size: tasks to keep; of more, each of the past is kept with the same probability.
-        draw: tasks of an update; null: as many as are new.
+        size: number of tasks to store; beyond it, every past task is kept with the same probability.
+        draw: number of tasks in an update; null: as many as new tasks.
     """
 
     sees_tasks = True
@@ -23,7 +23,7 @@ class FTML(RehearsalMethod):
         super().__init__(size, draw)
 
     def conflict(self, other: ContinualMethod) -> str | None:
-        return "both choose the old tasks of an update; leave out one" if isinstance(other, Replay) else None
+        return "both choose the past tasks of an update; remove one of the two" if isinstance(other, Replay) else None
 
     def mix(self, episodes: Episodes) -> Episodes:
         context = {name: value for name, value in episodes.context.items() if name != "weight"}

@@ -1,4 +1,4 @@
-"""A head for each stage, on a body that all stages share. Which stage a test is of must be told."""
+"""A separate head for each stage on a shared body. Tests must know their stage."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +16,16 @@ from metarun.rng import derive
 
 
 class Heads(ContinualMethod):
-    """Each stage trains a head of its own (`Algorithm.parts`), and is tested with it.
+    """Each stage trains its own head (`Algorithm.parts`) and is tested with it.
 
-    The first stage has the learner's initial head. A later stage's is drawn when it starts: the initial head's numbers in a new
-    random order, which follows whatever law the network draws its weights from. Heads must differ at the start: stages that share
-    labels would otherwise ask the body for the same direction, and overwrite each other along it.
+    The first stage uses the learner's initial head. Later stages start from a random permutation of the initial head's values,
+    which preserves the distribution of the network's initialisation. Heads must differ at the start: stages that share labels
+    would otherwise require the same directions of the body's features and overwrite each other.
 
-    Combines with penalties, which act on the body alone: a head is not trained after its stage, so there is nothing to hold.
+    Combines with penalties, which then act on the body only, since a head is not trained after its stage.
 
     Raises:
-        ConfigError: the learner has no layer that gives the outputs of a task.
+        ConfigError: the learner has no head, a layer that gives the outputs of a task.
     """
 
     needs: Needs = "stages"
@@ -44,8 +44,8 @@ class Heads(ContinualMethod):
         if isinstance(other, QuadraticPenalty) or type(other) is ContinualMethod:
             return None
         return (
-            "it trains and distils through the head of the stage in training;"
-            " choose data.scenario=task, where each stage has outputs of its own, or penalties"
+            "it would train or distil past stages through the head of the present stage;"
+            " use data.scenario=task, which gives each stage its own outputs, or a penalty"
         )
 
     def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
@@ -57,26 +57,26 @@ class Heads(ContinualMethod):
 
     @contextmanager
     def testing(self, algorithm: Algorithm, stage: int) -> Iterator[None]:
-        own = self._head(algorithm)
+        present = self._head(algorithm)
         self._put(algorithm, self.heads[stage])
         try:
             yield
         finally:
-            self._put(algorithm, own)
+            self._put(algorithm, present)
 
     def _head(self, algorithm: Algorithm) -> Weights:
         return {name: algorithm.get_parameter(name).detach().clone() for name in self.names}
 
     def _redrawn(self, head: Weights, stage: int) -> Weights:
-        """A head for stage ``stage``, a pure function of the seed, the stage and the initial ``head``."""
+        """The initial head of stage ``stage``, a pure function of the seed, the stage and the learner's initial ``head``."""
         if not stage:
             return head
-        drawn = {}
+        permuted = {}
         for name, value in head.items():
             generator = torch.Generator().manual_seed(derive(self.seed, "head", stage, name))
             order = torch.randperm(value.numel(), generator=generator).to(value.device)
-            drawn[name] = value.flatten()[order].view_as(value)
-        return drawn
+            permuted[name] = value.flatten()[order].view_as(value)
+        return permuted
 
     @torch.no_grad()
     def _put(self, algorithm: Algorithm, head: Weights) -> None:

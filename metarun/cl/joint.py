@@ -1,4 +1,4 @@
-"""Joint training: the data of several stages at once, the bound that continual learning is measured against."""
+"""Joint training on the data of several stages, the upper bound for continual learning."""
 
 from typing import Literal
 
@@ -11,14 +11,14 @@ from metarun.episodes import Episodes, join
 from metarun.rng import bits, derive
 
 TASKS_OF_A_STAGE = 2**40
-"""Numbers of tasks kept for the updates of one stage, more than any can use."""
+"""Range of task numbers reserved for each stage, larger than any stage can use."""
 
 
 class Joint(ContinualMethod):
-    """Each stage's updates take tasks of many stages, never the same in two stages where tasks are without number.
+    """The updates of each stage take tasks from many stages; with infinite sources, no two stages train on the same tasks.
 
     Args:
-        stages: "all" from the start on, as in van de Ven et al. (2022), or "so_far" (the reference of intransigence).
+        stages: "all" stages from the start, as in van de Ven et al. (2022), or those "so_far" (the reference for intransigence).
     """
 
     needs: Needs = "stages"
@@ -28,24 +28,24 @@ class Joint(ContinualMethod):
         self.which = stages
 
     def source(self, stage: int) -> TaskSource:
-        known = self.stages if self.which == "all" else self.stages[: stage + 1]
-        return Mixture([s.train for s in known], derive(self.seed, "mixture", stage), first=stage * TASKS_OF_A_STAGE)
+        mixed = self.stages if self.which == "all" else self.stages[: stage + 1]
+        return Mixture([s.train for s in mixed], derive(self.seed, "mixture", stage), first=stage * TASKS_OF_A_STAGE)
 
 
 class Mixture(TaskSource):
-    """Tasks of several sources of one shape, drawn in proportion to their sizes; those without a size count alike.
+    """Tasks from several sources with tasks of one shape, in proportion to the sizes of the sources, or equally if one is infinite.
 
     Args:
-        sources: where tasks come from.
-        key: decides which source each task is of.
-        first: number that task 0 has in its source.
+        sources: to draw from.
+        key: of the random choice of a source for each task.
+        first: number of task 0 in its source.
     """
 
     def __init__(self, sources: list[TaskSource], key: int, first: int = 0) -> None:
         self.sources, self.key, self.first = sources, key, first
         sizes = [source.count for source in sources]
-        whole = [size for size in sizes if size is not None]
-        shares = torch.tensor(whole if len(whole) == len(sizes) else [1] * len(sizes), dtype=torch.float64)
+        finite = [size for size in sizes if size is not None]
+        shares = torch.tensor(finite if len(finite) == len(sizes) else [1] * len(sizes), dtype=torch.float64)
         self.ends = (shares.cumsum(0) / shares.sum() * 2**31).long()
 
     def sample(self, ids: Tensor) -> Episodes:
@@ -53,5 +53,5 @@ class Mixture(TaskSource):
         which = torch.bucketize(bits(self.key, ids, 1)[:, 0], self.ends, right=True).clamp(max=len(self.sources) - 1)
         places = [(which == i).nonzero()[:, 0] for i in range(len(self.sources))]
         parts = [source.sample(self.first + ids[place]) for source, place in zip(self.sources, places, strict=True) if len(place)]
-        whole = join(parts)
-        return whole.pick(torch.cat(places).argsort().to(whole.query.x.device, non_blocking=True))
+        joined = join(parts)
+        return joined.pick(torch.cat(places).argsort().to(joined.query.x.device, non_blocking=True))

@@ -1,4 +1,4 @@
-"""L2: the weights of past stages hold all alike, EWC with F = 1 (the control of Kirkpatrick et al., PNAS 2017, figure 2)."""
+"""L2: a uniform penalty around past weights, EWC with F = 1 (the control in Kirkpatrick et al., PNAS 2017, figure 2)."""
 
 import torch
 

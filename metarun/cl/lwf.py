@@ -1,4 +1,4 @@
-"""Learning without forgetting (Li and Hoiem, ECCV 2016): on new inputs, keep saying what the learner said before the stage."""
+"""Learning without forgetting (Li and Hoiem, ECCV 2016): on new inputs, preserve the learner's outputs from before the stage."""
 
 from copy import deepcopy
 from typing import Any
@@ -15,20 +15,20 @@ from metarun.episodes import Episodes
 
 
 class LwF(ContinualMethod):
-    """Distils the learner of the last stage's end on the new stage's tasks, no data being kept.
+    """Distils the learner from the end of the previous stage on the tasks of the new stage; no data are stored.
 
     The loss is (1 − s) · loss on the new labels + s · distillation, the cross entropy of the softened probabilities (equations 2
-    and 3 of the paper, without the factor T² of Hinton et al. 2015). Where past stages have outputs of their own (scenario
-    "task"), each one's are distilled, and the mean over stages counts; else all outputs are distilled at once. Regression keeps
-    its means by their squared error.
+    and 3 of the paper, without the factor T² of Hinton et al. 2015). If past stages have their own outputs (scenario "task"),
+    these are distilled stage by stage and averaged; otherwise all outputs are distilled at once. Regression uses the squared error
+    of the outputs.
 
-    With s = (t − 1) / t the terms stand as 1 : t − 1. That is the paper's loss for λ_o = 1, which sums over the old tasks, and that
-    of van de Ven et al. (2022) task- and domain-incrementally, but for the factor 1 / t of the whole. Class-incrementally they
-    have 1 : 1 in every stage, which is s = 1/2 (configs/presets/lwf_split_mnist.yaml).
+    With s = (t − 1) / t the two terms have weights 1 : t − 1. This is the paper's loss for λ_o = 1, which sums over the old tasks,
+    and that of van de Ven et al. (2022) for task- and domain-incremental learning, up to the overall factor 1 / t. For
+    class-incremental learning they use 1 : 1 in every stage, which is s = 1/2 (configs/presets/lwf_split_mnist.yaml).
 
     Args:
         temperature: T of the softened probabilities.
-        share: s, of the distillation in the loss; null: (t − 1) / t in the t-th stage.
+        share: s, the weight of the distillation in the loss; null: (t − 1) / t in stage t.
     """
 
     needs: Needs = "boundaries"
@@ -50,9 +50,9 @@ class LwF(ContinualMethod):
 
     def enter(self, stage: int) -> None:
         super().enter(stage)
-        masks = [s.train.sample(torch.arange(1)).context.get("active") for s in self.stages[:stage]]
-        known = [mask for mask in masks if mask is not None]
-        self.masks = torch.stack(known).unsqueeze(1) if known else None  # (stages, 1, 1, outputs)
+        contexts = (s.train.sample(torch.arange(1)).context for s in self.stages[:stage])
+        masks = [context["active"] for context in contexts if "active" in context]
+        self.masks = torch.stack(masks).unsqueeze(1) if masks else None  # (stages, 1, 1, outputs)
 
     def mix(self, episodes: Episodes) -> Episodes:
         return reweight(episodes, 1 - self._share()) if self.teacher else episodes

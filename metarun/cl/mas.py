@@ -1,4 +1,4 @@
-"""Memory aware synapses (Aljundi et al., ECCV 2018): importance from how much the output reacts to a weight."""
+"""Memory aware synapses (Aljundi et al., ECCV 2018): the importance of a weight is the sensitivity of the output to it."""
 
 from metarun.algo.algorithm import Algorithm
 from metarun.cl.fisher import sensitivity
@@ -13,7 +13,7 @@ class MAS(QuadraticPenalty):
 
     Args:
         strength: λ.
-        samples: episodes (examples) to measure on; null: all examples of a stream, and 500 episodes of other tasks.
+        samples: number of episodes (examples) to measure on; null: all examples of a stream, 500 episodes of few-shot tasks.
         consolidate, penalise: see `QuadraticPenalty`.
     """
 
@@ -23,7 +23,7 @@ class MAS(QuadraticPenalty):
         self.samples = samples
 
     def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
-        # Twice: the paper's penalty has no half.
+        # Factor 2: the paper's penalty has no factor 1/2.
         return {name: 2 * omega for name, omega in sensitivity(algorithm, stage.train, self.samples).items()}
 
     def remember(self, importance: Weights, weights: Weights) -> None:

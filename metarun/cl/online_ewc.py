@@ -8,11 +8,11 @@ from metarun.model.network import Weights
 
 
 class OnlineEWC(EWC):
-    """F ← γ F + F of the last stage, around the weights at its end. γ is applied once, when a stage ends.
+    """F ← γ F + F of the last stage, with the anchor at the end of that stage; γ is applied once per stage, at its end.
 
     Args:
         strength, labels, samples, normalise, consolidate, penalise: see `EWC`.
-        gamma: γ, how much of the past's Fisher a stage keeps.
+        gamma: γ, the decay of the earlier Fisher.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the regularisation methods share: one quadratic around the past's weights, whatever the number of stages."""
+"""The base of the regularisation methods: one quadratic penalty around past weights, whatever the number of stages."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,24 +13,24 @@ from metarun.data.source import Stage
 from metarun.model.network import Weights
 
 Switch = bool | list[bool]
-"""On or off in all stages, or a value for each."""
+"""On or off in all stages, or one value per stage."""
 
 
 class QuadraticPenalty(ContinualMethod):
-    """Adds strength / 2 · Σ importance · (weight − anchor)² to the outer loss, by its gradient.
+    """Adds strength / 2 · Σ importance · (weight − anchor)² to the outer loss, through its gradient.
 
-    Under `torch.optim.SGD` the quadratic's step is implicit, so that no strength makes it diverge (see `implicit`). Other
-    optimizers get the plain gradient: the step of Adam is bounded by its rate, and published strengths assume it. The learner's
-    `gradient_scale` multiplies the gradient, but not the value that is logged.
+    Under `torch.optim.SGD` the step on the quadratic is implicit, so that it cannot diverge at any strength (see `implicit`). Other
+    optimizers use the plain gradient: Adam's step is bounded by its learning rate, and published strengths assume it. The learner's
+    `gradient_scale` multiplies the gradient, but not the logged value.
 
-    Weights of which each stage has its own (`per_stage`) are left out. A sum of such terms, one a stage, is again one:
-    importances add up, and the anchor is their weighted mean (but for a constant). So memory and time do not grow with the
+    Weights that are separate for each stage (`per_stage`) are left out. The sum of the stages' quadratics is again a quadratic, up
+    to a constant: importances add, and the anchor is their weighted mean. Memory and time therefore do not grow with the number of
     stages. Subclasses measure the importances.
 
     Args:
         strength: of the penalty.
-        consolidate: measure the importances at the end of a stage; a list switches stage by stage.
-        penalise: apply the penalty in a stage; a list switches stage by stage.
+        consolidate: whether to measure the importances at the end of a stage; a list has one value per stage.
+        penalise: whether to apply the penalty in a stage; a list has one value per stage.
     """
 
     needs: Needs = "boundaries"
@@ -44,31 +44,31 @@ class QuadraticPenalty(ContinualMethod):
         self.anchor: Weights = {}
 
     def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
-        """How important each weight was to ``stage``, by the parameters' names."""
+        """The importance of each weight to ``stage``, by parameter name."""
         raise NotImplementedError
 
     def remember(self, importance: Weights, weights: Weights) -> None:
-        """Take what was measured at ``weights`` into the penalty; here as a term of its own."""
+        """Add the ``importance`` measured at ``weights`` to the penalty; here as a separate term."""
         self.add_term(importance, weights)
 
     def add_term(self, importance: Weights, weights: Weights) -> None:
-        """Σ over stages: the terms' importances add up, and the anchor moves to their weighted mean."""
+        """Add a term to the sum over stages: importances add, and the anchor moves to their weighted mean."""
         for name, new in importance.items():
             total = self.importance[name] + new if name in self.importance else new
             before = self.anchor.get(name, weights[name])
-            # Where nothing is important yet there is nothing to hold: 0 / 0 counts as the present weight.
+            # Where the total importance is 0 the anchor has no effect; 0 / 0 is replaced by the present weight.
             part = torch.where(total > 0, new / total, 1.0)
             self.importance[name], self.anchor[name] = total, before.lerp(weights[name], part)
 
     def move_anchor(self, importance: Weights, weights: Weights, decay: float = 1.0) -> None:
-        """One term for all stages, around the latest weights; what was important before counts ``decay`` times."""
+        """Keep a single term around the latest weights; earlier importances are multiplied by ``decay``."""
         for name, new in importance.items():
             self.importance[name] = decay * self.importance[name] + new if name in self.importance else new
             self.anchor[name] = weights[name].clone()
 
     @torch.no_grad()
     def penalty(self, algorithm: Algorithm) -> Tensor | None:
-        """Strength / 2 · Σ importance · (weight − anchor)², (): but for a constant, the sum of the stages' terms."""
+        """Strength / 2 · Σ importance · (weight − anchor)², (), which is the sum of the stages' terms up to a constant."""
         terms = [(self.importance[name] * (w - self.anchor[name]).square()).sum() for name, w in self._held(algorithm)]
         return self.strength / 2 * torch.stack(terms).sum() if terms else None
 
@@ -84,7 +84,7 @@ class QuadraticPenalty(ContinualMethod):
         return {name: strength * self.importance[name] for name, _ in self._held(algorithm)}
 
     def _held(self, algorithm: Algorithm) -> Iterator[tuple[str, Tensor]]:
-        """The weights that the penalty acts on in this stage."""
+        """The weights that are penalised in this stage."""
         if is_on(self.penalise, self.stage):
             for name, weight in algorithm.named_parameters():
                 if name in self.importance and weight.requires_grad:
@@ -109,7 +109,7 @@ class QuadraticPenalty(ContinualMethod):
 
 
 def is_on(switch: Switch, stage: int) -> bool:
-    """Whether ``switch`` is on in stage ``stage``; a list goes on as it ends."""
+    """Whether ``switch`` is on in stage ``stage``; beyond the end of a list its last value holds."""
     return switch if isinstance(switch, bool) else switch[min(stage, len(switch) - 1)]
 
 

@@ -1,4 +1,4 @@
-"""Progressive networks (Rusu et al. 2016): a new column for each stage, fed by those of the past, which are frozen."""
+"""Progressive networks (Rusu et al. 2016): a new column for each stage, fed by the frozen columns of past stages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ from metarun.model.norm import Norm
 
 
 class Progressive(ContinualMethod):
-    """The learner's network becomes one of columns, and each stage after the first adds one; nothing old is ever changed.
+    """Turns the learner's network into columns; each stage after the first adds one and leaves the others unchanged.
 
-    Which stage a test is of must be told: it takes that stage's column. A stage that is yet to come takes the latest one.
+    A test must know its stage, whose column it uses; a future stage uses the latest column.
 
     Raises:
-        ConfigError: the network is not an MLP, or the learner keeps something beside it that a new column would change.
+        ConfigError: the network is not an MLP, or the learner has parameters or buffers outside its network.
     """
 
     needs: Needs = "stages"
@@ -31,16 +31,16 @@ class Progressive(ContinualMethod):
     def conflict(self, other: ContinualMethod) -> str | None:
         if type(other) is ContinualMethod:
             return None
-        return "a column is frozen when its stage ends, so nothing is forgotten and there is nothing to keep; leave out one"
+        return "columns are frozen when their stage ends, so nothing is forgotten; remove one of the two"
 
     def on_start(self, algorithm: Algorithm, stages: list[Stage]) -> None:
         super().on_start(algorithm, stages)
         if not isinstance(algorithm.network, MLP):
-            raise ConfigError("cl=progressive: columns are made of model=mlp alone")
-        beside = [name for name in algorithm.state_dict() if not name.startswith("network.")]
-        if beside:
+            raise ConfigError("cl=progressive: needs model=mlp")
+        outside = [name for name in algorithm.state_dict() if not name.startswith("network.")]
+        if outside:
             raise ConfigError(
-                f"cl=progressive: {type(algorithm).__name__} has {beside[0]} beside its network, which no column holds"
+                f"cl=progressive: expected all weights in the network, but {type(algorithm).__name__} also has {outside[0]}"
             )
         self.columns = Columns(algorithm.network)
         algorithm.network = self.columns
@@ -60,9 +60,9 @@ class Progressive(ContinualMethod):
 
 
 class Columns(Network):
-    """Equation 1 of the paper: each layer sees the layer below in its own column and, by lateral links, in every earlier one.
+    """Columns with lateral links, equation 1 of the paper: a layer is fed by the layer below in its own and every earlier column.
 
-    A new column starts from the first one's initial weights, its lateral links at 0, so it starts as if it were alone.
+    A new column starts from the initial weights of the first, with lateral links of 0, so that earlier columns have no effect yet.
 
     Args:
         first: the first column, with its initial weights.
@@ -72,16 +72,16 @@ class Columns(Network):
         super().__init__()
         self.film, self.statistics, self.head_names = {}, first.statistics, first.head_names
         self.columns, self.lateral = nn.ModuleList([first]), nn.ModuleList([nn.ParameterList()])
-        self.initial = [deepcopy(first).requires_grad_(False)]  # in a list: no module of this one's
+        self.initial = [deepcopy(first).requires_grad_(False)]  # in a list, so that it is not registered as a submodule
         self.active = 0
-        """The column whose output it is; the earlier ones feed it."""
+        """Index of the column that gives the output; earlier columns feed it."""
 
     def add(self) -> None:
-        """Freeze all there is and add a column, the active one from now on."""
+        """Freeze all columns and add a new one, which becomes active."""
         self.requires_grad_(False)
         new, before = deepcopy(self.initial[0]).requires_grad_(), len(self.columns)
-        above = [w for w in new.parameters() if w.dim() == 2][1:]  # the lowest layer's inputs are the same for all columns
-        links = [nn.Parameter(w.new_zeros(w.shape[0], before * w.shape[1])) for w in above]
+        upper = [w for w in new.parameters() if w.dim() == 2][1:]  # the first layer has no lateral links: all columns see the input
+        links = [nn.Parameter(w.new_zeros(w.shape[0], before * w.shape[1])) for w in upper]
         self.columns.append(new)
         self.lateral.append(nn.ParameterList(links))
         self.active = before
@@ -90,12 +90,12 @@ class Columns(Network):
         return self._column(self.active)
 
     def forward(self, weights: Weights, x: Tensor, norm: Norm | None = None) -> Tensor:
-        below: list[list[Tensor]] = []  # of each column so far, the output of each hidden layer
+        below: list[list[Tensor]] = []  # outputs of the hidden layers, by column
         for number in range(self.active + 1):
             own = weights if number == self.active else self._column(number)
             fed = {}
             if below:
-                # Of an embedding the last hidden layer is the output: no layer above it is fed.
+                # The last hidden layer of an embedding is its output and feeds no layer.
                 joined = [torch.cat(layer, -1) for layer in zip(*below, strict=True)]
                 links = [own[name] for name in own if name.startswith("lateral.")]
                 fed = {f"film.{i}.shift": _link(h, link) for i, (h, link) in enumerate(zip(joined, links, strict=False), 1)}
@@ -110,6 +110,6 @@ class Columns(Network):
 
 
 def _link(hidden: Tensor, weight: Tensor) -> Tensor:
-    """(T, n, d) by (o, d), or by each task's (T, o, d) → (T, n, o)."""
+    """Apply lateral weights (o, d), or (T, o, d) per task, to (T, n, d) → (T, n, o)."""
     bias = weight.new_zeros(weight.shape[:-1])
     return linear(hidden, weight, bias)

@@ -1,4 +1,4 @@
-"""The run of joint training that intransigence is measured against, and whether it may be."""
+"""The joint-training run that serves as reference for intransigence, and checks that it is comparable."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,59 +10,59 @@ from metarun.config import FORMER, NO_EFFECT, ConfigError
 from metarun.data.source import Stage
 from metarun.tracking import RunFolder, flat
 
-ALIKE = ("data", "algo", "model")
-"""Nodes of the configuration that both runs have in common: the stages and the learner."""
+SHARED = ("data", "algo", "model")
+"""Nodes of the configuration that must be equal in both runs: the stages and the learner."""
 BUDGET = ("trainer.iterations", "trainer.tasks", "trainer.test_tasks", "trainer.report_steps")
 
 
 def joint_scores(path: str, config: DictConfig, results: Mapping[str, Any], stages: Sequence[Stage]) -> dict[str, float]:
-    """By stage, in the order taken, the score on it of a learner trained jointly up to it, from the finished run in ``path``.
+    """The score on each stage of a learner trained jointly on all stages up to it, in training order, from the run in ``path``.
 
     Args:
         path: run directory of the reference.
-        config: that runs, for which the reference is wanted.
-        results: what is known of its results before training.
-        stages: its stages, in the order of the data.
+        config: configuration of the run to be compared with the reference.
+        results: results of that run that are known before training.
+        stages: stages of that run, in the order of the data set.
 
     Raises:
-        ConfigError: there is no such run, or it does not suit the one that it is wanted for.
+        ConfigError: there is no finished run in ``path``, or it is not comparable.
     """
     if len(stages) == 1 or config.trainer.switch is not None:
         why = "one stage" if len(stages) == 1 else "no boundaries between stages (trainer.switch)"
-        raise ConfigError(f"reference={path}: this run has {why}; intransigence is measured at the end of each stage; leave it out")
+        raise ConfigError(f"reference={path}: this run has {why}, so intransigence is not defined; remove reference")
     folder = RunFolder(path)
-    found = folder.results() or {}
-    mismatch = next(_mismatches(folder, found, config, results, [stage.name for stage in stages]), None)
+    reference = folder.results() or {}
+    mismatch = next(_mismatches(folder, reference, config, results, [stage.name for stage in stages]), None)
     if mismatch is not None:
         raise ConfigError(f"reference={path}: {mismatch}")
-    R, names = found["continual"]["R"], found["continual"]["stages"]
+    R, names = reference["continual"]["R"], reference["continual"]["stages"]
     return {name: float("nan") if R[j + 1][j] is None else R[j + 1][j] for j, name in enumerate(names)}
 
 
 def _mismatches(
-    folder: RunFolder, found: Mapping[str, Any], config: DictConfig, results: Mapping[str, Any], stages: list[str]
+    folder: RunFolder, reference: Mapping[str, Any], config: DictConfig, results: Mapping[str, Any], stages: list[str]
 ) -> Iterator[str]:
-    """What was expected of a reference and what was found, one after another; none is asked for after the first."""
+    """Messages about the requirements that the reference does not meet; the caller takes the first only."""
     method = "cl=joint cl.stages=so_far"
-    if found.get("status") != "finished":
-        yield f"expected a finished run of {method}, found {found.get('status', 'none')}"
-    stream = found["continual"] or {}
+    if reference.get("status") != "finished":
+        yield f"expected a finished run of {method}, found {reference.get('status', 'none')}"
+    stream = reference["continual"] or {}
     options = stream.get("options") or {}
     joint = options.get("_target_") == f"{Joint.__module__}.{Joint.__name__}" and not options.get("also")
     if not joint or options["stages"] != "so_far":
         which = f" cl.stages={options['stages']}" if joint else ""
-        yield f"expected a run of {method}, found cl={found['cl']}{which}"
-    if not (found.get("tested") or {}).get("digest"):
+        yield f"expected a run of {method}, found cl={reference['cl']}{which}"
+    if not (reference.get("tested") or {}).get("digest"):
         yield (
-            "expected a run that records its test tasks, found one of an earlier version; make it again with restart=true"
-            " (`metarun eval` tests the last weights alone, not those at the end of each stage)"
+            "expected a run that records its test tasks, found one of an earlier version; run it again with restart=true"
+            " (`metarun eval` tests only the last weights, not those at the end of each stage)"
         )
-    own, other = _told(config), _told(_configuration(folder))
+    own, other = _comparable(config), _comparable(_configuration(folder))
     for key in dict.fromkeys([*own, *other]):
         if own.get(key) != other.get(key):
             yield f"expected {key}={own.get(key)}, as in this run, found {other.get(key)}"
-    if found["tested"]["digest"] != results["tested"]["digest"]:
-        yield f"expected the test tasks of this run, of seed {results['seed']}, found others, of seed {found['seed']}"
+    if reference["tested"]["digest"] != results["tested"]["digest"]:
+        yield f"expected the test tasks of this run (seed {results['seed']}), found those of seed {reference['seed']}"
     order = config.trainer.order
     if order == "given" and stream["stages"] != stages:
         yield f"expected the stages in the order {'; '.join(stages)}; found {'; '.join(stream['stages'])}"
@@ -74,12 +74,12 @@ def _configuration(folder: RunFolder) -> DictConfig:
     try:
         return folder.configuration()
     except OSError as error:
-        raise ConfigError(f"reference={folder.path}: its configuration is not readable ({error})") from None
+        raise ConfigError(f"reference={folder.path}: its configuration cannot be read ({error})") from None
 
 
-def _told(config: DictConfig) -> dict[str, Any]:
-    """The keys that must be equal, with their values; one that a run's version did not have has the value that does the same."""
+def _comparable(config: DictConfig) -> dict[str, Any]:
+    """The keys that must be equal, with their values; a key added after the run's version takes its former value."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    told = flat(FORMER) | flat({node: plain[node] for node in (*ALIKE, "trainer")})
-    aside = {f"{node}.{key}" for node, keys in NO_EFFECT.items() for key in keys}
-    return {key: value for key, value in told.items() if key in BUDGET or (key.split(".")[0] in ALIKE and key not in aside)}
+    values = flat(FORMER) | flat({node: plain[node] for node in (*SHARED, "trainer")})
+    ignored = {f"{node}.{key}" for node, keys in NO_EFFECT.items() for key in keys}
+    return {key: value for key, value in values.items() if key in BUDGET or (key.split(".")[0] in SHARED and key not in ignored)}

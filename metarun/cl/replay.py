@@ -1,4 +1,4 @@
-"""Experience replay (Chaudhry et al., "On tiny episodic memories in continual learning", 2019): train on some old tasks, too."""
+"""Experience replay (Chaudhry et al., "On tiny episodic memories in continual learning", 2019): also train on stored tasks."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,15 +14,15 @@ from metarun.episodes import Episodes, join
 
 
 class Replay(RehearsalMethod):
-    """Each update mixes remembered tasks into the new ones.
+    """Each update mixes stored tasks with new ones.
 
     Args:
-        size: tasks (examples) to keep: of each stage, or in all.
-        keep: "per_stage", drawn from each stage's data when it ends, or "reservoir", over all that has been trained on; null: the
-            latter where stages change unannounced.
-        draw: remembered tasks in an update; null: as many as new ones.
-        share: of the memory in the loss; null: all stages count alike, so t − 1 of t in the t-th (van de Ven et al. 2022), and
-            a half where stages change unannounced.
+        size: number of tasks (examples) to store, per stage or in total.
+        keep: "per_stage": drawn from each stage's data when it ends; "reservoir": from all training tasks; null: "per_stage",
+            or "reservoir" if stage boundaries are not announced.
+        draw: number of stored tasks in an update; null: as many as new tasks.
+        share: weight of the memory in the loss; null: equal weight for all stages, (t − 1) / t in stage t (van de Ven et al.
+            2022), or 1/2 if stage boundaries are not announced.
     """
 
     sees_tasks = True
@@ -51,8 +51,8 @@ class Replay(RehearsalMethod):
         share = self.share or (self.stage / (self.stage + 1) if self.announced else 0.5)
         shares = torch.full((new + old,), (1 - share) / new, device=self.device)
         shares[new:] = share / old
-        remembered = reweight(self.memory.draw(old), 1.0)
-        return reweight(join([reweight(episodes, 1.0), remembered]), shares * (new + old))
+        stored = reweight(self.memory.draw(old), 1.0)
+        return reweight(join([reweight(episodes, 1.0), stored]), shares * (new + old))
 
     def after_update(self, algorithm: Algorithm, episodes: Episodes) -> None:
         if self.keep == "reservoir":

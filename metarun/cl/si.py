@@ -1,4 +1,4 @@
-"""Synaptic intelligence (Zenke, Poole and Ganguli, ICML 2017): importance from the path that training took."""
+"""Synaptic intelligence (Zenke, Poole and Ganguli, ICML 2017): importance from the training trajectory."""
 
 from typing import Any, Literal
 
@@ -16,14 +16,14 @@ from metarun.model.network import Weights
 class SI(QuadraticPenalty):
     """c · Σ Ω (θ − θ*)², equation 4 of the paper, with Ω from the path integral of the loss's gradient, equation 5.
 
-    The code of van de Ven et al. (2022) integrates another gradient, so that a strength chosen with it belongs to ``path`` "total".
+    The code of van de Ven et al. (2022) integrates a different gradient; a strength chosen with it requires ``path`` "total".
 
     Args:
         strength: c.
-        damping: ξ, which bounds the importance of a weight that has hardly moved.
-        path: whose gradient is integrated. "loss": that of the loss without this penalty, as in the paper; a negative contribution
-            of a weight to the fall of the loss counts as none, so that the penalty stays convex. "total": that of the loss with
-            this penalty, and negative contributions count, as in the code of van de Ven et al.
+        damping: ξ, which bounds the importance of weights that hardly move.
+        path: the gradient to integrate. "loss": of the loss without this penalty, as in the paper; negative contributions of a
+            weight to the decrease of the loss are set to 0, which keeps the penalty convex. "total": of the loss with this
+            penalty, keeping negative contributions, as in the code of van de Ven et al.
         consolidate, penalise: see `QuadraticPenalty`.
     """
 
@@ -42,11 +42,11 @@ class SI(QuadraticPenalty):
         require(damping > 0, "damping", damping, "a number above 0")
         self.damping, self.total = damping, path == "total"
         self.path: Weights = {}
-        """How much each weight's moves have lowered the loss in this stage."""
+        """The decrease of the loss in this stage due to each weight's changes."""
         self.begin: Weights = {}
-        """The weights at the stage's start."""
+        """The weights at the start of the stage."""
         self.before: dict[str, tuple[Tensor, Tensor]] = {}
-        """Weights and gradients of this update."""
+        """Weights and gradients before the optimizer's step of this update."""
 
     def on_stage_start(self, algorithm: Algorithm, stage: int) -> None:
         self.begin = {name: w.detach().clone() for name, w in algorithm.named_parameters()}
@@ -61,7 +61,7 @@ class SI(QuadraticPenalty):
             super().gradient(algorithm)
 
     def curvature(self, algorithm: Algorithm) -> Weights:
-        # A step along a negative curvature stays explicit: an implicit one may divide by 0.
+        # Along negative curvature the step stays explicit; an implicit one could divide by 0.
         return {name: c.clamp(min=0) for name, c in super().curvature(algorithm).items()}
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class SI(QuadraticPenalty):
     @torch.no_grad()
     def measure(self, algorithm: Algorithm, stage: Stage) -> Weights:
         moved = {name: w - self.begin[name] for name, w in algorithm.named_parameters()}
-        # Twice, as the paper's penalty has no half; the path is of gradients that are `gradient_scale` times the loss's.
+        # Factor 2: the paper's penalty has no factor 1/2. The integrated gradients are `gradient_scale` times the loss's.
         twice = 2 / algorithm.gradient_scale
         paths = self.path if self.total else {name: path.clamp(min=0) for name, path in self.path.items()}
         return {name: twice * path / (moved[name].square() + self.damping) for name, path in paths.items()}

@@ -79,9 +79,9 @@ class Remembered(TaskSource):
     """
 
     def __init__(self, memory: Memory) -> None:
-        if memory.kept is None:
+        if memory.stored is None:
             raise ValueError("the memory is empty")
-        self.kept, self.size = memory.kept, len(memory)
+        self.kept, self.size = memory.stored, len(memory)
         self.count = self.size
 
     def sample(self, ids: Tensor) -> Episodes:

@@ -34,8 +34,8 @@ REFUSED = {  # data, learner and method, in this order: why not
     r"pictures oracle .*": "but data=pictures is classification",
     r"pictures supervised .*": "needs classes that are the same in every task",
     r"\w+ (scratch|nearest) (?!none|algo).*": "trains nothing, so there is nothing to keep",
-    r"pictures .* progressive": "columns are made of model=mlp alone",
-    rf"sine ({BESIDE}) progressive": "beside its network, which no column holds",
+    r"pictures .* progressive": "cl=progressive: needs model=mlp",
+    rf"sine ({BESIDE}) progressive": "expected all weights in the network, but",
     r"pictures (protonet|matchingnet|relationnet|finetune|oml|nearest.*) heads": "has no head",
     r"sine metalearner heads": "has no head",
 }

@@ -20,8 +20,8 @@ def refused(one: str, other: str) -> str | None:
     if "progressive" in (one, other):
         return "nothing is forgotten|through the head"
     if "heads" in (one, other):
-        return None if {one, other} & set(PENALTIES) else r"choose data\.scenario=task"
-    return "both choose the old tasks" if {one, other} == {"ftml", "replay"} else None
+        return None if {one, other} & set(PENALTIES) else r"use data\.scenario=task"
+    return "both choose the past tasks" if {one, other} == {"ftml", "replay"} else None
 
 
 def keys_of(other: str) -> tuple[str, ...]:

@@ -93,10 +93,10 @@ class Kept(RehearsalMethod):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (Watching(), "Watching defines after_update and does not declare observes; add `observes = True` to it, or False"),
-        (Drawing(1.0), "Drawing defines mix and does not declare sees_tasks"),
-        (Late(), "Late defines after_update and does not declare sees_tasks"),
-        (Sourced(), "Sourced defines source and does not declare gives_tasks"),
+        (Watching(), "Watching defines after_update but does not declare observes; add `observes = True`"),
+        (Drawing(1.0), "Drawing defines mix but does not declare sees_tasks"),
+        (Late(), "Late defines after_update but does not declare sees_tasks"),
+        (Sourced(), "Sourced defines source but does not declare gives_tasks"),
     ],
 )
 def test_a_hook_without_its_attribute_is_refused(found, message):

@@ -229,5 +229,5 @@ def test_sampled_scores_of_regression_are_of_a_unit_normal():
         for i in range(5)
     ]
     torch.testing.assert_close(mean, torch.stack(through).sum(0) / 3, rtol=0.15, atol=0)
-    with pytest.raises(ConfigError, match="for classes; choose sampled"):
+    with pytest.raises(ConfigError, match="needs classification; choose sampled"):
         fisher(maml, source, "exact", samples=3)

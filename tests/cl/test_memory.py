@@ -22,9 +22,9 @@ def test_a_reservoir_keeps_each_with_the_same_probability():
         memory = Memory()
         for first in range(0, 60, 12):  # 12 at a time: filled within the second batch
             memory.offer(numbered(first, 12), 20)
-        kept = memory.kept.query.x.flatten().long()[:20]
+        kept = memory.stored.query.x.flatten().long()[:20]
         assert len(kept.unique()) == 20
-        assert torch.equal(memory.kept.context["stage"].flatten().long()[:20], kept)
+        assert torch.equal(memory.stored.context["stage"].flatten().long()[:20], kept)
         counts[kept] += 1
     assert (counts / 2000 - 1 / 3).abs().max() < 0.05  # nearly five standard deviations
 
@@ -37,17 +37,17 @@ def test_a_memory_comes_back_from_its_state():
     for m in (memory, other):
         torch.manual_seed(5)
         m.offer(numbered(5, 30), 8)
-    assert torch.equal(memory.kept.query.x[:8], other.kept.query.x[:8])
-    assert other.kept.query.ways == 2
+    assert torch.equal(memory.stored.query.x[:8], other.stored.query.x[:8])
+    assert other.stored.query.ways == 2
     assert len(memory) == 8
-    assert set(memory.draw(50).query.x.flatten().tolist()) <= set(memory.kept.query.x.flatten().tolist())
+    assert set(memory.draw(50).query.x.flatten().tolist()) <= set(memory.stored.query.x.flatten().tolist())
 
 
 def test_a_fixed_number_of_each_stage():
     memory = Memory()
     for stage in stream("class").stages(CPU):
         memory.add_some(stage, 9)
-    labels = memory.kept.query.y.flatten()
+    labels = memory.stored.query.y.flatten()
     assert [int(((labels == 2 * s) | (labels == 2 * s + 1)).sum()) for s in range(3)] == [9, 9, 9]
     memory.add_some(stream("class").stages(CPU)[0], 1000)
     assert len(memory) == 27 + 40
@@ -72,7 +72,7 @@ def test_the_memory_of_a_stage_is_balanced():
     memory = Memory()
     for stage in stream("class").stages(CPU):
         memory.add_some(stage, 8)
-    assert memory.kept.query.y.flatten().bincount().tolist() == [4] * 6
+    assert memory.stored.query.y.flatten().bincount().tolist() == [4] * 6
 
 
 @pytest.mark.parametrize(("keys", "old", "share"), [((), 8, 2 / 3), (("cl.draw=4", "cl.share=0.25"), 4, 0.25)])

@@ -46,7 +46,7 @@ def test_one_stage_has_no_transfer():
 
 
 def test_a_matrix_of_the_wrong_shape_is_refused():
-    with pytest.raises(ValueError, match="R has 3 rows, expected one more than its 3 columns"):
+    with pytest.raises(ValueError, match="expected R to have 4 rows for its 3 columns, found 3"):
         stream_metrics(ACCURACY[:3], higher_is_better=True)
 
 
@@ -81,5 +81,5 @@ def test_scores_are_averaged_in_double_precision():
 
 
 def test_the_shape_that_was_found_is_told():
-    with pytest.raises(ValueError, match=r"^R has 4 rows, expected one more than its 2 columns$"):
+    with pytest.raises(ValueError, match=r"^expected R to have 3 rows for its 2 columns, found 4$"):
         stream_metrics(ACCURACY[:, :2], higher_is_better=True)

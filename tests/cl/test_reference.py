@@ -73,8 +73,8 @@ def test_a_stage_without_a_finite_score_makes_it_null(copy, tmp_path):
         ("continual.options.stages", "all", "expected a run of cl=joint cl.stages=so_far, found cl=joint cl.stages=all"),
         ("continual.options.also", {"ewc": {}}, "expected a run of cl=joint cl.stages=so_far, found cl=joint"),
         ("continual", {}, "expected a run of cl=joint cl.stages=so_far, found cl=joint"),
-        ("tested", None, "expected a run that records its test tasks, found one of an earlier version; make it again"),
-        ("tested.digest", "0" * 32, "expected the test tasks of this run, of seed 0, found others, of seed 0"),
+        ("tested", None, "expected a run that records its test tasks, found one of an earlier version; run it again"),
+        ("tested.digest", "0" * 32, "expected the test tasks of this run (seed 0), found those of seed 0"),
         (
             "continual.stages",
             ["phase 1.05-2.09", "phase 0.00-1.05", "phase 2.09-3.14"],
@@ -98,9 +98,9 @@ def test_results_that_do_not_suit_are_refused(copy, tmp_path, place, value, expe
         (["trainer.iterations=30"], "expected trainer.iterations=30, as in this run, found 20"),
         (["trainer.tasks=5"], "expected trainer.tasks=5, as in this run, found 25"),
         (["trainer.test_tasks=19"], "expected trainer.test_tasks=19, as in this run, found 20"),
-        (["seed=3"], "expected the test tasks of this run, of seed 3, found others, of seed 0"),
+        (["seed=3"], "expected the test tasks of this run (seed 3), found those of seed 0"),
         (["trainer.order=active"], "expected trainer.order=active, as in this run, found given"),
-        (["data.stages=null"], "this run has one stage; intransigence is measured at the end of each stage; leave it out"),
+        (["data.stages=null"], "this run has one stage, so intransigence is not defined; remove reference"),
         (["trainer.switch=0.1"], "this run has no boundaries between stages (trainer.switch)"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_run_that_is_not_of_joint_training_is_refused(joint, tmp_path):
     assert refusal(tmp_path, tmp_path / "plain") == "expected a run of cl=joint cl.stages=so_far, found cl=none"
     assert refusal(tmp_path, tmp_path / "nowhere") == "expected a finished run of cl=joint cl.stages=so_far, found none"
     shutil.copytree(joint, tmp_path / "bare", ignore=shutil.ignore_patterns(".hydra"))
-    with pytest.raises(ConfigError, match="its configuration is not readable"):
+    with pytest.raises(ConfigError, match="its configuration cannot be read"):
         run_in(tmp_path / "refused", *STAGES, f"reference={tmp_path / 'bare'}")
 
 

@@ -57,7 +57,7 @@ def test_a_new_column_starts_as_if_it_were_alone():
 
 
 def test_what_cannot_be_columns_is_refused():
-    with pytest.raises(ConfigError, match="model=mlp alone"):
+    with pytest.raises(ConfigError, match="cl=progressive: needs model=mlp"):
         method("progressive").on_start(MAML(PICTURES, lambda outputs, shape=None: conv(outputs), 0.1), [])
 
 

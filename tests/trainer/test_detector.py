@@ -92,4 +92,4 @@ def test_what_guessing_boundaries_remembers_is_restored():
     assert (again.steps, again.rounds, again.mean, again.variance) == ([7], 2, detector.mean, detector.variance)
     assert again.variance > 0
     assert len(again.memory) == 6
-    assert torch.equal(again.memory.kept.query.x, detector.memory.kept.query.x)
+    assert torch.equal(again.memory.stored.query.x, detector.memory.stored.query.x)
