@@ -1,16 +1,24 @@
 """A stream whose stages change unannounced."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from streams import CPU, learner, method, stopped_and_resumed, stream, train
+from torch import nn
 
+from metarun.cl.method import ContinualMethod
 from metarun.config import ConfigError
+from metarun.episodes import Episodes, Examples
+from metarun.kinds import REGRESSION
+from metarun.metric import ACCURACY, MSE
+from metarun.ranks import ALONE, Ranks
 from metarun.rng import bits, derive, uniform
 from metarun.trainer import detector
-from metarun.trainer.online import stages_of_rounds
+from metarun.trainer.online import Stream, check_online, stages_of_rounds, stretches
+from metarun.trainer.state import Position
 
 ONLINE = {"switch": 0.2, "iterations": 30, "log_every": 7}
 
@@ -101,3 +109,130 @@ def test_follow_the_meta_leader_trains_on_all_of_the_past():
         drawn = bounded.mix(data.stages(CPU)[0].train.sample(torch.arange(4) + 4 * step))
     assert len(bounded.memory) == 8
     assert len(drawn) == 4
+
+
+# The stream by itself ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [(0, [(0, 0, 2), (2, 2, 3), (1, 3, 6)]), (1, [(0, 1, 2), (2, 2, 3), (1, 3, 6)]), (4, [(1, 4, 6)]), (6, [])],
+)
+def test_rounds_of_one_stage_are_a_stretch(start, found):
+    assert list(stretches([0, 0, 2, 1, 1, 1], start)) == found
+
+
+class Needing(ContinualMethod):
+    def __init__(self, needs):
+        self.needs = needs
+
+
+@pytest.mark.parametrize(
+    ("needs", "detects", "message"),
+    [
+        ("stages", True, "Needing must be told the stage, and nobody announces it"),
+        ("boundaries", False, "Needing must be told when a stage ends; trainer.detect=4 guesses it"),
+        ("boundaries", True, None),
+        ("nothing", False, None),
+    ],
+)
+def test_a_method_is_refused_where_it_must_be_told_more(needs, detects, message):
+    if message is None:
+        check_online(Needing(needs), detects=detects)
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_online(Needing(needs), detects=detects)
+    assert str(caught.value) == f"trainer.switch: {message}"
+
+
+class Predicting(nn.Module):
+    """Predicts zeros; notes how it was asked."""
+
+    asked = None
+    spec = SimpleNamespace(kind=REGRESSION)
+
+    def predictions(self, episodes, steps, *, path):
+        self.asked = (len(episodes), steps, path, self.training, torch.is_grad_enabled())
+        return torch.stack([torch.full_like(episodes.query.y, 9.0), torch.zeros_like(episodes.query.y)])
+
+
+class Lines(list):
+    def scalars(self, step, values):
+        self.append((step, values))
+
+
+class Two(Ranks):
+    """Two processes; the other one's values are 10 times its share."""
+
+    def all_reduce_mean(self, tensors, share):
+        for value in tensors:
+            value.mul_(share).add_(10 * (1 - share))
+
+
+def by_itself(*, metric=MSE, detects=True, ranks=ALONE):
+    state = SimpleNamespace(
+        algorithm=Predicting().train(),
+        position=Position(step=6, online=[0.5]),
+        detector=Noting(metric) if detects else None,
+    )
+    sharding = SimpleNamespace(ranks=ranks, own=lambda episodes: (episodes.pick(slice(0, 1)), 0.25))
+    return Stream(state, [0, 1, 1, 2], SimpleNamespace(steps=3, metric=metric), sharding, Lines())
+
+
+class Noting:
+    """A detector that detects everything."""
+
+    def __init__(self, metric):
+        self.told = []
+
+    def detect(self, round_, loss):
+        self.told.append((round_, loss))
+        return "ended"
+
+    def observe(self, episodes, loss):
+        self.told.append((len(episodes), loss))
+
+
+def rounds(*values):
+    y = torch.tensor(values).view(-1, 1, 1)
+    return Episodes(Examples(y[:, :0], y[:, :0]), Examples(y, y))
+
+
+@pytest.mark.parametrize(("metric", "sign"), [(MSE, 1), (ACCURACY, -1)])
+def test_a_round_is_scored_and_shown_to_the_detector(metric, sign):
+    stream = by_itself(metric=metric)
+    assert stream.look(rounds(2.0, 5.0, 7.0)) == "ended"
+    assert stream.state.algorithm.asked == (1, 3, False, False, False)
+    assert stream.state.algorithm.training
+    stream.observe(rounds(2.0, 5.0, 7.0))
+    assert stream.state.detector.told == [(6, sign * 4.0), (3, sign * 4.0)]
+
+
+def test_without_a_detector_nothing_ends():
+    stream = by_itself(detects=False)
+    assert stream.look(rounds(2.0)) is None
+    stream.observe(rounds(2.0))
+
+
+def test_scores_are_means_over_the_processes():
+    stream = by_itself(ranks=Two(0, 2))
+    stream.look(rounds(2.0, 5.0))
+    assert stream.state.detector.told == [(6, 4.0 * 0.25 + 7.5)]
+
+
+def test_each_score_is_logged_once_with_its_round_and_stage():
+    stream = by_itself(detects=False)
+    stream.log_scores()
+    assert stream.log == []
+    for value in (1.0, 3.0):
+        stream.look(rounds(value))
+    stream.log_scores()
+    stream.log_scores()
+    stream.look(rounds(2.0))
+    stream.log_scores()
+    assert stream.log == [
+        (2, {"online/mse": 1.0, "online/stage": 1}),
+        (3, {"online/mse": 9.0, "online/stage": 1}),
+        (4, {"online/mse": 4.0, "online/stage": 2}),
+    ]
+    assert stream.state.position.online == [0.5, 1.0, 9.0, 4.0]

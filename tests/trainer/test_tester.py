@@ -9,6 +9,7 @@ import pytest
 from metarun.cl.method import ContinualMethod
 from metarun.data.source import Stage
 from metarun.metric import ACCURACY, MSE
+from metarun.rng import derive
 from metarun.trainer import tester as module
 from metarun.trainer.order import StageOrder
 from metarun.trainer.settings import Settings
@@ -86,7 +87,8 @@ def made(asked, *given, order=None, path=False, best=1, metric=MSE, **keys):
     )
     state.best.offer = lambda *of: state.best.offered.append(of)
     state.take = lambda order: setattr(position, "order", order)
-    headline = SimpleNamespace(path=path, steps=1, place=1, metric=metric, eval_steps=[0, 1, 2], best=lambda scores: best)
+    headline = SimpleNamespace(path=path, steps=1, place=1, metric=metric, eval_steps=[0, 1, 2], chosen_on=[])
+    headline.best = lambda scores: (headline.chosen_on.append([of.tolist() for of in scores]), best)[1]
     settings = Settings(4, **{"iterations": 1, "tasks": 1, "optimizer": {}, "val_tasks": 3, "test_tasks": 5} | keys)
     return module.Tester(settings, state, headline, Lines(), "ranks", "check")
 
@@ -158,6 +160,8 @@ def test_the_outcome_of_several_stages(path, asked):
     assert [scores.tolist() for scores in found.validation] == [SCORES[f"{name} val"][2 if path else 1] for name in "BA"]
     assert (found.position, found.headline, found.rounds, found.boundaries) == (of.state.position, of.headline, [0, 1], [4])
     assert of.state.algorithm.loaded is None
+    assert of.headline.chosen_on == [[SCORES[f"{name} val"][0 if path else 1 : 3 if path else 2] for name in "BA"]]
+    assert found.position.rows[-1] == ([[3.0, 30.0]] if not path else [[2.0, 20.0], [3.0, 30.0], [6.0, None]])
 
 
 @pytest.mark.parametrize("states", [[], ["first", "second"]])
@@ -225,6 +229,7 @@ def test_a_validation_says_after_how_many_steps_it_is_where_these_are_chosen(ask
     shown = validated(of, A)
     ((_, values, labels),) = of.log
     assert (values["val/mse"], labels["inner_steps"]) == (1.5, 2)
+    assert of.headline.chosen_on == [[SCORES["A val"]]]
     assert shown == [{"val mse": "1.5"}]
     of = made(asked, A, path=True, best=0)  # a learner without inner steps
     of.headline.eval_steps = None
@@ -275,6 +280,14 @@ def test_stages_are_sorted_by_their_validation(order, metric, taken, asked):
         assert np.isnan(of.log[1][1]["order/C"])
 
 
+def test_a_random_order_is_a_permutation_of_the_seed(asked):
+    of = made(asked, A, B, C, A, B, order=[4, 0, 3, 1, 2])
+    of.settings.order = "random"
+    expected = np.random.default_rng(derive(4, "order")).permutation([4, 0, 3, 1, 2]).tolist()
+    assert arranged(of) == expected
+    assert not asked
+
+
 def test_only_active_sorts_again_and_only_what_is_to_come(asked):
     for order, taken in (("easy_first", [2, 0, 1]), ("random", [2, 0, 1]), ("active", [2, 1, 0])):
         of = made(asked, A, B, C, order=[2, 0, 1], best=0)
@@ -289,5 +302,6 @@ def test_the_best_number_of_steps_decides_where_it_is_chosen(asked):
     of = made(asked, A, B, path=True, best=2)
     order = StageOrder(of.settings, of.state, of, of.log)
     assert (order.score(0), order.score(1)) == (-1.5, -9.0)
+    assert of.headline.chosen_on == [[SCORES["A val"]], [SCORES["B val"]]]
     of = made(asked, C, best=0)
     assert StageOrder(of.settings, of.state, of, of.log).score(0) == -np.inf
