@@ -1,4 +1,7 @@
-"""One process at a time in a run directory, on network file systems, too, whose locks cannot be relied on. Imports no torch."""
+"""Run lock: one process at a time in a run directory, even on network file systems with unreliable locks. Imports no torch.
+
+A lease by the local clock is kept beside the lock file, since clocks of different machines need not agree.
+"""
 
 import errno
 import json
@@ -23,23 +26,22 @@ log = logging.getLogger(__name__)
 
 LOCK, OWNER = ".lock", ".owner"
 BEAT = 5.0
-"""Seconds between an owner's signs of life."""
+"""Seconds between two heartbeats of an owner."""
 PATIENCE = 30.0
-"""Seconds without one after which an owner on another machine is taken for dead."""
+"""Seconds without a heartbeat after which an owner on another machine is considered dead."""
 SETTLING = 1.0
-"""Seconds until, of several machines that take over at once, the last one to write knows that it was the last."""
-
+"""Seconds after which, if several machines take over at once, the last one to write can be sure that it was the last."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
-"""What a file system says that has no locks."""
+"""Error numbers of a file system without locks."""
 
 
 class Busy(ConfigError):
-    """Another process is at work on the run."""
+    """Another process is working on the run."""
 
 
 class Claim:
-    """What this process holds of ``folder``, from `claimed`."""
+    """The claim of this process to ``folder``, see `claimed`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / OWNER
@@ -48,22 +50,22 @@ class Claim:
         self._thread = threading.Thread(target=self._beat, name="claim", daemon=True)
 
     def check(self) -> None:
-        """Before something is written: that the folder is there, and still ours.
+        """Check, before a write, that the folder exists and that this process still owns it.
 
         Raises:
-            ConfigError: it is gone.
-            Busy: another machine has taken this process for dead, and gone on with the run.
+            ConfigError: the folder does not exist any more.
+            Busy: another machine considered this process dead and has taken over the run.
         """
         owner = _owner(self.path)
         if owner is not None and owner.get("token") != self.token:
             raise _busy(self.folder, owner)
         if owner is None and not self.folder.is_dir():
-            raise ConfigError(f"{self.folder}: the run directory has vanished, and with it what the run had written")
+            raise ConfigError(f"{self.folder}: the run directory has been removed, with everything written so far")
 
     def take(self, *, locked: bool) -> None:
-        """Become the owner; ``locked``: the machine's own lock says that no other process here is.
+        """Become the owner; ``locked``: this machine's lock is held, so no other process here is the owner.
 
-        An owner elsewhere is known by its signs of life alone, watched by this machine's clock: clocks need not agree.
+        An owner on another machine is recognised by its heartbeats only, which are timed by this machine's clock.
         """
         while True:
             owner = _owner(self.path)
@@ -72,7 +74,7 @@ class Claim:
             try:
                 self._write(0, new=owner is None)
                 break
-            except FileExistsError:  # somebody was faster
+            except FileExistsError:  # another process was faster
                 continue
         if owner is not None and owner.get("machine") != _machine():
             time.sleep(SETTLING)
@@ -80,7 +82,7 @@ class Claim:
         self._thread.start()
 
     def leave(self) -> None:
-        """Be the owner no longer."""
+        """Give up ownership."""
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -88,7 +90,12 @@ class Claim:
             self.path.unlink(missing_ok=True)
 
     def _watch(self, owner: dict[str, Any]) -> None:
-        log.info("%s: begun on %s; looking for %g seconds whether it goes on there", self.folder, owner.get("host", "?"), PATIENCE)
+        log.info(
+            "%s: started on %s; checking for %g seconds whether it is still running there",
+            self.folder,
+            owner.get("host", "?"),
+            PATIENCE,
+        )
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             time.sleep(min(BEAT / 10, PATIENCE / 10))
@@ -102,7 +109,7 @@ class Claim:
         beats = 0
         while not self._over.wait(BEAT):
             beats += 1
-            with suppress(OSError):  # a file system that is away for a while; `check` says so where something is to be written
+            with suppress(OSError):  # the file system may be away for a while; `check` reports it at the next write
                 owner = _owner(self.path)
                 if owner is not None and owner.get("token") != self.token:
                     return
@@ -113,7 +120,7 @@ class Claim:
         beside = self.path.with_name(f"{OWNER}.{self.token}{WRITING}")
         beside.write_text(json.dumps(owner) + "\n")
         try:
-            if new:  # to link fails where there is one, on network file systems, too
+            if new:  # a link fails if the file exists, also on network file systems
                 os.link(beside, self.path)
             else:
                 beside.replace(self.path)
@@ -122,7 +129,7 @@ class Claim:
         except OSError:
             if not new:
                 raise
-            with self.path.open("x") as file:  # no links here
+            with self.path.open("x") as file:  # this file system has no links
                 file.write(beside.read_text())
         finally:
             beside.unlink(missing_ok=True)
@@ -130,13 +137,13 @@ class Claim:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Claim]:
-    """For the length of the block no other process may work in ``folder``. A killed process holds nothing.
+    """Exclude other processes from ``folder`` within the block. A killed process loses its claim.
 
-    On one machine a lock of the system's tells, which dies with its process. Between machines, where such locks may not hold,
-    a file tells: its owner gives a sign of life every `BEAT` seconds.
+    On one machine a system lock is used, which is released when its process ends. Between machines, where such locks may not work,
+    the owner refreshes a file every `BEAT` seconds.
 
     Raises:
-        Busy: another process does.
+        Busy: another process is working in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, locked, claim = FileLock(folder / LOCK), False, Claim(folder)
@@ -160,7 +167,7 @@ def claimed(folder: Path) -> Iterator[Claim]:
 
 
 def held(folder: Path) -> bool:
-    """Whether a process of this machine is at work in ``folder``."""
+    """Whether a process of this machine is working in ``folder``."""
     try:
         with FileLock(folder / LOCK, timeout=0):
             return False
@@ -174,18 +181,18 @@ def _busy(folder: Path, owner: dict[str, Any]) -> Busy:
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
-    """What the owner says of itself; None where there is none, nothing known where it cannot be read."""
+    """The owner's record of itself; None if there is no owner, empty if the record cannot be read."""
     try:
-        found = json.loads(path.read_text())
+        owner = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return owner if isinstance(owner, dict) else {}
 
 
 @cache
 def _machine() -> str:
-    """The machine that this is, as long as it has not been started anew: what was at work before then is not any more."""
+    """Identifies this machine since its last boot, as processes from before the boot are no longer running."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()} {boot.read_text().strip() if boot.is_file() else ''}".strip()

@@ -1,4 +1,4 @@
-"""Where configurations lie, what determines a result, and the errors for mistakes in them. Imports nothing heavy."""
+"""Location of the configurations, keys that do not affect results, and configuration errors. Imports nothing heavy."""
 
 import difflib
 import hashlib
@@ -20,16 +20,15 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
 }
 """Keys that do not change what a run computes, and the seed, which is part of the directory's name."""
 
-
 LATER: dict[str, dict[str, Any]] = {
     "trainer": {"nonfinite": "stop", "deterministic": False, "clip_value": None, "report_steps": "last"},
     "algo": {"networks.snail.dilation": 1},
     "cl": {"path": "loss", "also.si.path": "loss"},
     "model": {"eps": 1e-5, "slope": 0.0, "standardise": None, "gain": 1.0, "head_init": "torch", "head_bias": 0.0},
 }
-"""Keys added after the first version, with the values that do what it did, so that earlier runs keep their directories."""
+"""Keys added after the first version, with values that reproduce its behaviour, so that earlier runs keep their directories."""
 FORMER = {f"{node}.{key}": value for node, keys in LATER.items() for key, value in keys.items()}
-"""The same by full key: what a configuration without the key means."""
+"""The same by full key: the values of keys that an earlier configuration lacks."""
 
 
 class ConfigError(ValueError):
@@ -46,11 +45,11 @@ class RangeError(ConfigError):
 
 def digest(plain: Mapping[str, Any], keep: Iterable[str] = ()) -> str:
     """A short hash of a resolved configuration without the keys of `NO_EFFECT`, except the top-level ones in ``keep``."""
-    aside = NO_EFFECT | {"": tuple(key for key in NO_EFFECT[""] if key not in keep)}
-    told = {key: value for key, value in plain.items() if key not in aside[""]}
-    for node in told.keys() & aside.keys():
-        told[node] = {key: value for key, value in told[node].items() if key not in aside[node]}
-    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=4).hexdigest()
+    ignored = NO_EFFECT | {"": tuple(key for key in NO_EFFECT[""] if key not in keep)}
+    kept = {key: value for key, value in plain.items() if key not in ignored[""]}
+    for node in kept.keys() & ignored.keys():
+        kept[node] = {key: value for key, value in kept[node].items() if key not in ignored[node]}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

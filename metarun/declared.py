@@ -1,9 +1,9 @@
-"""Which code a configuration may name: metarun's own, torch's optimizers and schedules, and modules that the user has declared.
+"""Which code a configuration may name: metarun's own, torch's optimizers and schedulers, and modules that the user has declared.
 
-Declared are the packages listed in `METARUN_PACKAGES`. Modules in the working directory are declared too, as long as every
-configuration comes from metarun, from the `conf/` folder there or from the command line. A finished run and a folder of
-configurations from elsewhere declare nothing. Names are checked before anything is imported, and types before anything is called.
-`metarun.trust` applies these rules to what Hydra composes.
+The packages listed in `METARUN_PACKAGES` are declared, and so are modules in the working directory, provided that every
+configuration comes from metarun, from the `conf/` folder there or from the command line. Finished runs and folders of
+configurations from elsewhere cannot declare anything. Names are checked before anything is imported, and types before anything is
+called. `metarun.trust` applies these rules to what Hydra composes.
 """
 
 import importlib.util
@@ -20,14 +20,14 @@ from typing import Any, get_type_hints
 from metarun.config import ConfigError, nearest
 
 PACKAGES = "METARUN_PACKAGES"
-OWN = ("metarun.", "torch.optim.")
+ADMITTED = ("metarun.", "torch.optim.")
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 
 @contextmanager
 def modules_in(folder: Path | None) -> Iterator[None]:
-    """Within the block, modules that lie in ``folder`` are declared; with None, no folder's are."""
+    """Within the block, modules in ``folder`` are declared; with None, those of no folder."""
     token = _folder.set(folder)
     try:
         yield
@@ -44,42 +44,40 @@ def check_name(target: object, key: str) -> str:
     if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
         raise ConfigError(f"{key}={target}: expected a dotted name such as package.module.Class")
     package = target.partition(".")[0]
-    if target.startswith(OWN) or _declared(target) or _lies_in(package, _folder.get()):
+    if target.startswith(ADMITTED) or _declared(target) or _is_in(package, _folder.get()):
         return target
     if _spec(package) is None:
         raise ConfigError(f"{key}={target}: no module named {package}")
-    raise ConfigError(
-        f"{key}={target}: this is neither metarun's nor declared; where you trust {package}, say {PACKAGES}={package}"
-    )
+    raise ConfigError(f"{key}={target}: not part of metarun and not declared; if you trust {package}, set {PACKAGES}={package}")
 
 
 def locate(target: Any, kind: type = object, key: str = "_target_") -> Any:
-    """The class with the dotted name ``target``, a subclass of ``kind``; or a function that is annotated to return one.
+    """The class with the dotted name ``target``, a subclass of ``kind``, or a function annotated to return one.
 
-    Imports admitted modules alone, and calls nothing.
+    Imports admitted modules only, and calls nothing.
 
     Raises:
-        ConfigError: there is no such class, its module is not admitted, or it is no subclass of ``kind``.
+        ConfigError: there is no such class, its module is not admitted, or it is not a subclass of ``kind``.
     """
     module_name, _, name = check_name(target, key).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # Only a module that is missing on the way to the target is the user's typo; one missing inside it is a bug to show.
+        # A module missing on the path to the target is the user's typo; one missing inside it is a bug, shown as it is.
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise ConfigError(f"{key}={target}: no module named {error.name}") from None
         raise
     if not hasattr(module, name):
         raise ConfigError(f"{key}={target}: no {name} in {module_name}{nearest(name, vars(module))}")
-    found = getattr(module, name)
-    made = found if inspect.isclass(found) else hints_of(found).get("return") if inspect.isfunction(found) else None
-    if not inspect.isclass(made) or not issubclass(made, kind):
+    callee = getattr(module, name)
+    result = callee if inspect.isclass(callee) else hints_of(callee).get("return") if inspect.isfunction(callee) else None
+    if not inspect.isclass(result) or not issubclass(result, kind):
         raise ConfigError(f"{key}={target}: expected a subclass of {kind.__name__}")
-    return found
+    return callee
 
 
 def hints_of(callee: Any) -> dict[str, Any]:
-    """Type hints with forward references resolved; none where only a type checker can resolve them."""
+    """Type hints with forward references resolved; empty if only a type checker can resolve them."""
     try:
         return get_type_hints(callee)
     except (NameError, TypeError):
@@ -100,12 +98,12 @@ def check_names(node: Any, key: str = "") -> None:
 
 
 def _declared(target: str) -> bool:
-    named = os.environ.get(PACKAGES, "").replace(",", " ").split()
-    own = "." in named and _lies_in(target.partition(".")[0], Path.cwd())
-    return own or any(target.startswith(f"{package}.") for package in named)
+    packages = os.environ.get(PACKAGES, "").replace(",", " ").split()
+    in_folder = "." in packages and _is_in(target.partition(".")[0], Path.cwd())
+    return in_folder or any(target.startswith(f"{package}.") for package in packages)
 
 
-def _lies_in(package: str, folder: Path | None) -> bool:
+def _is_in(package: str, folder: Path | None) -> bool:
     """Whether a top-level module would be imported from ``folder`` itself."""
     spec = _spec(package)
     if folder is None or spec is None:
@@ -115,7 +113,7 @@ def _lies_in(package: str, folder: Path | None) -> bool:
 
 
 def _spec(package: str) -> ModuleSpec | None:
-    """Where a top-level module would be imported from. Finding out imports nothing."""
+    """Where a top-level module would be imported from, without importing it."""
     try:
         return importlib.util.find_spec(package)
     except ValueError:  # a module without a spec, such as __main__

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, then renamed. Imports no torch."""
+"""Atomic files: written under a temporary name, then renamed. Imports no torch."""
 
 import json
 import os
@@ -12,24 +12,24 @@ from typing import Any, BinaryIO
 from metarun.config import ConfigError
 
 SCHEMA = 2
-"""Version of results.json as written. Version 2 added `tested`."""
+"""Version of results.json that is written. Version 2 added `tested`."""
 READABLE = (1, SCHEMA)
-"""Versions of results.json that are read; any other is refused in one line."""
+"""Versions of results.json that can be read."""
 WRITING = ".writing"
-"""How the names of unfinished files end. A killed process leaves them; whoever writes to the folder later removes them."""
+"""Suffix of unfinished files. A killed process leaves them behind; a later writer to the folder removes them."""
 ABANDONED = 3600.0
-"""Seconds without a change after which such a file in a folder that several processes write to has no owner."""
+"""Seconds without a change after which an unfinished file is considered abandoned."""
 
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of ``path`` when the block ends without an error, and is not there otherwise.
+    """Yield a file that replaces ``path`` when the block ends without an error, and is discarded otherwise.
 
-    Whatever happens, ``path`` is at any moment what it was before or all of what was written. Any number of processes may do
-    this at once. The folder is made where there is none. With ``previous``, what ``path`` was is kept under that name.
+    At any moment ``path`` has either its former content or the complete new content, even with several processes writing at once.
+    The folder is created if necessary. With ``previous``, the former file is kept under that name.
 
     Raises:
-        OSError: with the name ``path``: the disk is full, the folder cannot be written to.
+        OSError: naming ``path``, if the disk is full or the folder is not writable.
     """
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{WRITING}")
     try:
@@ -38,9 +38,9 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         with beside.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # renamed before its content has reached the disk, a power cut would leave it empty
+            os.fsync(file.fileno())  # without it a power failure after the rename could leave an empty file
         if previous is not None and path.is_file():
-            path.replace(previous)  # a kill between the two leaves the previous one alone
+            path.replace(previous)  # a kill between the two renames leaves only the previous file
         beside.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -50,43 +50,43 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of a line each, those that are whole: a kill or a full disk leaves half a line at the end."""
+    """The objects of a JSON Lines file; incomplete lines, left by a kill or a full disk, are skipped."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return []
-    return [found for line in lines if (found := _parsed(line)) is not None]
+    return [parsed for line in lines if (parsed := _parsed(line)) is not None]
 
 
 def read_results(path: Path) -> dict[str, Any] | None:
-    """What a results.json says, or None where there is none or it is damaged.
+    """The content of a results.json; None if it does not exist, or is damaged.
 
     Raises:
-        ConfigError: it is of another version.
+        ConfigError: it has an unsupported version.
     """
     try:
-        found = json.loads(path.read_text())
+        results = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(results, dict):
         return None
-    version = found.get("schema", 1)
+    version = results.get("schema", 1)
     if version not in READABLE:
-        known = " and ".join(map(str, READABLE))
-        raise ConfigError(f"{path}: results of version {version}, and this metarun reads {known}; use the metarun that wrote them")
-    return found
+        readable = " or ".join(map(str, READABLE))
+        raise ConfigError(f"{path}: expected results of version {readable}, found {version}; use the metarun that wrote them")
+    return results
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that were killed left half written in ``folder``: what nobody has written to for an hour."""
+    """Remove unfinished files in ``folder`` that have not changed for an hour."""
     for left in folder.glob(f".*{WRITING}"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > ABANDONED:

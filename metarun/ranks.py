@@ -1,4 +1,4 @@
-"""The processes of one run: here the ordinary case of a single process. Imports no torch.
+"""The processes of a run; this module covers the case of a single process. Imports no torch.
 
 Several processes are started by torchrun, which numbers them by rank; `metarun.trainer.ranks` connects them.
 """
@@ -16,9 +16,9 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Ranks:
-    """The processes that divide the tasks of an update and of a test among themselves.
+    """The processes that share the tasks of an update and of a test.
 
-    Rank 0 decides and writes. All others have the same weights, states and scores at every moment.
+    Rank 0 decides and writes. All ranks have the same weights, states and scores at any time.
 
     Attributes:
         rank: number of this process.
@@ -31,22 +31,22 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that decides and writes."""
+        """Whether this is rank 0, which decides and writes."""
         return self.rank == 0
 
     def shard(self, tasks: int) -> slice:
-        """The part of the tasks 0 … ``tasks`` - 1 that is this process's; the sizes of shards differ by at most one."""
+        """The shard of this process among the tasks 0 … ``tasks`` - 1; the sizes of shards differ by at most one."""
         return slice(tasks * self.rank // self.size, tasks * (self.rank + 1) // self.size)
 
     def all_reduce_mean(self, tensors: "list[Tensor]", share: float) -> None:
         """Replace each tensor by its mean over the processes, each weighted by its ``share`` (the shares add up to 1)."""
 
     def all_reduce_max(self, *values: int) -> tuple[int, ...]:
-        """The largest of each value over all processes, which wait for each other here."""
+        """The maximum of each value over all processes; also a barrier."""
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the first process."""
+        """The value of rank 0."""
         return value
 
     def gather(self, value: Any) -> list[Any]:
@@ -54,15 +54,15 @@ class Ranks:
         return [value]
 
     def independent_draws(self, device: Any, *, shared: bool) -> AbstractContextManager[None]:
-        """During the block torch's generator draws differently in each process, unless ``shared``; then its state is put back.
+        """Within the block torch's generator draws differently in each process, unless ``shared``; its state is restored after.
 
-        The first process draws as it would draw alone.
+        Rank 0 draws as a single process would.
         """
         return nullcontext()
 
     @contextmanager
     def local_first(self) -> Iterator[None]:
-        """One process of each machine runs the block before the others, which then find what it has downloaded or decoded."""
+        """One process per machine runs the block before the others, which can then use what it downloaded or decoded."""
         if self.local:
             self.all_reduce_max(0)
         yield
@@ -71,11 +71,11 @@ class Ranks:
 
 
 ALONE = Ranks()
-"""A single process, which has everything to itself."""
+"""A single process."""
 
 
 def launched() -> Ranks | None:
-    """The place of this process among those that torchrun has started; None if it is the only one."""
+    """The rank of this process and the number of processes, as started by torchrun; None for a single process."""
     if not all(key in os.environ for key in LAUNCHED) or os.environ["WORLD_SIZE"] == "1":
         return None
     return Ranks(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))

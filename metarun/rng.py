@@ -1,8 +1,8 @@
-"""Random numbers as pure functions: of a seed and names on the host, of a key and a task's number on the device.
+"""Stateless random numbers: functions of a seed and names on the host, and of a key and a task number on the device.
 
-Nothing here has a state. Draw ``j`` of task ``i`` is a hash of ``(key, i, j)`` in 64-bit integer arithmetic, so it is the
-same bit for bit alone, in a batch, in a chunk and on another device. The hash is SplitMix64's finaliser (Steele, Lea and
-Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), which wraps around on overflow as int64 tensors do.
+Draw ``j`` of task ``i`` is a hash of ``(key, i, j)`` in 64-bit integer arithmetic, so it is bit-identical for a single task, in any
+batch or chunk and on any device. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom
+number generators", OOPSLA 2014), which wraps around on overflow as int64 tensors do.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream called ``names`` under the run's one ``seed``."""
+    """A 63-bit seed for the random stream identified by ``names``, derived from the run's ``seed``."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _shift(z: Tensor, by: int) -> Tensor:
-    """Logical right shift: the sign bit is data like the others."""
+    """Logical right shift, which treats the sign bit as data."""
     return (z >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
@@ -45,7 +45,7 @@ def uniform(key: int, ids: Tensor, n: int) -> Tensor:
 
 
 def normal(key: int, ids: Tensor, n: int) -> Tensor:
-    """(T, n) float32 standard normal, by Box and Muller."""
+    """(T, n) float32 standard normal, by the Box–Muller transform."""
     u = uniform(key, ids, 2 * n)
     radius = (-2 * torch.log1p(-u[:, :n])).sqrt()
     return radius * (2 * torch.pi * u[:, n:]).cos()
@@ -60,8 +60,8 @@ def choose(draws: Tensor, population: int | Tensor) -> Tensor:
     k = draws.shape[-1]
     if isinstance(population, Tensor):
         population = population.unsqueeze(-1)
-    # A Lehmer code: draw j picks among the population - j that are left. Decoded from the back, an earlier choice pushes up
-    # those after it that are not below it.
+    # A Lehmer code: draw j is an index among the population - j elements left. Decoding goes backwards; an earlier choice
+    # increments later ones that are not below it.
     picked = (draws * (population - torch.arange(k, device=draws.device))) >> 31
     for j in range(k - 2, -1, -1):
         picked[..., j + 1 :] += picked[..., j + 1 :] >= picked[..., j : j + 1]

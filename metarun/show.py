@@ -1,4 +1,4 @@
-"""`metarun show`: a picture of a few tasks, as the algorithm sees them."""
+"""`metarun show`: draws a few tasks as the algorithm sees them."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def mosaic(task: Episodes) -> NDArray[np.float64]:
     parts = []
     shown = as_images(torch.cat([task.support.x[0], task.query.x[0]]))
     for x in shown.split([task.support.x.shape[1], task.query.x.shape[1]]):
-        parts.append(grid(x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :MOST_IMAGES]))  # class by class, as tasks of images are
+        parts.append(grid(x.reshape(ways, -1, *x.shape[1:])[:MOST_WAYS, :MOST_IMAGES]))  # image tasks are ordered by class
     gap = np.full((parts[0].shape[0], max(1, x.shape[-1] // 4), parts[0].shape[2]), 0.5)
     return np.concatenate([parts[0], gap, parts[1]], axis=1)
 
@@ -70,8 +70,8 @@ def grid(images: Tensor) -> NDArray[np.float64]:
     """``images`` (rows, columns, C, H, W) side by side → (height, width, channels) in [0, 1]."""
     rows, columns, channels, height, width = images.shape
     joined = images.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    found: NDArray[np.float64] = joined.double().numpy().clip(0, 1)
-    return found
+    array: NDArray[np.float64] = joined.double().numpy().clip(0, 1)
+    return array
 
 
 def points(task: Episodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop: noted, so that it can write a checkpoint first. Imports no torch."""
+"""Deferred handling of signals that ask a run to stop, so that it can write a checkpoint first. Imports no torch."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from types import FrameType
 from typing import Any
 
 NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-"""Ctrl-C; a polite kill; what clusters send ahead of the end of a job's time or of preemption."""
+"""Ctrl-C, termination, and the signals that clusters send before a job's time limit or preemption."""
 
 stopping: list[int] = []
-"""The signal that has stopped a run of this process: those of a sweep that are still to come are not begun."""
+"""Signals that have stopped a run of this process; the remaining runs of a sweep are then not started."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,9 +28,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """While entered, a signal of `NUMBERS` is noted in `caught` instead of striking anywhere; a second one strikes.
+    """Within the block the first signal of `NUMBERS` is only recorded in `caught`; a second one acts as usual.
 
-    Who listened before, such as a cluster's client that puts the job back into its queue, hears of it on the way out.
+    A handler installed earlier, such as that of a cluster's client, which requeues the job, is called at the end of the block.
     """
 
     def __init__(self) -> None:
@@ -57,16 +57,16 @@ class Signals:
 
 
 def stop_if_asked() -> None:
-    """Raise `Interrupted` where a signal has stopped an earlier run of this process."""
+    """Raise `Interrupted` if a signal has stopped an earlier run of this process."""
     if stopping:
         raise Interrupted(stopping[0], "stopped")
 
 
 @contextmanager
 def passed_on() -> Iterator[None]:
-    """While a sweep waits for its jobs, pass a signal on to those in processes of its own, and wait for their checkpoints.
+    """While a sweep waits for its jobs, forward the first signal to its child processes and wait for their checkpoints.
 
-    Jobs that are nobody's child here, on a cluster, go on without the sweep, which ends. A second signal strikes.
+    Without child processes, as on a cluster, the sweep ends and its jobs continue. A second signal acts as usual.
     """
 
     def handler(number: int, _: FrameType | None) -> None:
@@ -76,7 +76,7 @@ def passed_on() -> Iterator[None]:
         if not (first and children):
             raise Interrupted(number, "stopped")
         for child in children:
-            if child.pid is not None:  # a Ctrl-C has reached them already, and a second one would strike
+            if child.pid is not None:  # the terminal has already sent them Ctrl-C; a second SIGINT would end them at once
                 os.kill(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
 
     before: dict[int, Callable[..., Any] | int | None] = {}

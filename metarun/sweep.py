@@ -59,12 +59,12 @@ class Job:
         if self.status == "running":
             self._known = "interrupted" if stopping else "failed"
 
-    def said(self) -> str:
+    def outcome(self) -> str:
         """Its status in words: `finished`, `skipped: finished`, `finished, resumed at update 300`, `failed: …`."""
         results = self.folder.results() or {}
         if self.skipped:
-            made = "" if results["environment"]["source"] == self.source else " by other code; restart=true makes it again"
-            return f"skipped: {self.status}{made}"
+            origin = "" if results["environment"]["source"] == self.source else " by other code; restart=true runs it again"
+            return f"skipped: {self.status}{origin}"
         if self.status == "failed":
             return f"failed: {self.why()}"
         resumed = (results.get("train") or {}).get("resumed_at") if self.status in FINAL else None
@@ -102,7 +102,7 @@ class Watch:
         self._over = threading.Event()
         self._began = time.monotonic()
         self._skipped = sum(job.skipped for job in jobs)
-        self._told = self._skipped
+        self._reported = self._skipped
         self._bar: tqdm[Any] = tqdm(total=len(jobs), initial=self._skipped, desc="sweep", unit="job", disable=quiet or None)
         self._thread = threading.Thread(target=self._follow, name="sweep", daemon=True)
 
@@ -116,34 +116,34 @@ class Watch:
         for job in self.jobs:
             job.give_up()
         self.on_look()
-        self._tell()
+        self._report()
         self._bar.close()
 
     def _follow(self) -> None:
         while not self._over.wait(EVERY):
             self.on_look()
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         counted = Counter(job.status for job in self.jobs)
         failed = counted["failed"] + counted["diverged"]
         ended = counted["finished"] + counted["pruned"] + failed
         if not self._bar.disable:
             self._bar.n = ended
             self._bar.set_postfix_str(f"{counted['running']} running, {failed} failed")
-        elif ended > self._told and not self.quiet:
+        elif ended > self._reported and not self.quiet:
             line = f"sweep: {ended} of {len(self.jobs)} done, {counted['running']} running, {failed} failed"
             if ended < len(self.jobs):
                 left = (time.monotonic() - self._began) / (ended - self._skipped) * (len(self.jobs) - ended)
                 line += f", {tqdm.format_interval(left)} left"
             print(line, file=sys.stderr, flush=True)
-        self._told = ended
+        self._reported = ended
 
 
 def summary(jobs: Sequence[Job]) -> str:
     """A table with one line per job: its distinguishing overrides, status, test score and directory."""
     own = _own_overrides(jobs)
-    rows = [(what, job.said(), job.score(), str(job.folder.path)) for what, job in zip(own, jobs, strict=True)]
+    rows = [(overrides, job.outcome(), job.score(), str(job.folder.path)) for overrides, job in zip(own, jobs, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counted = Counter("skipped" if job.skipped else job.status for job in jobs)
@@ -152,14 +152,15 @@ def summary(jobs: Sequence[Job]) -> str:
 
 def _own_overrides(jobs: Sequence[Job]) -> list[str]:
     """The overrides that distinguish the jobs: of keys with several values and, if need be, of keys that some jobs lack."""
-    said: dict[str, list[str]] = defaultdict(list)
+    by_key: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
         for override in job.overrides:
-            said[override.partition("=")[0]].append(override)
-    several = {key for key, overrides in said.items() if len(set(overrides)) > 1}
+            by_key[override.partition("=")[0]].append(override)
+    varied = {key for key, overrides in by_key.items() if len(set(overrides)) > 1}
+    partial = {key for key, overrides in by_key.items() if len(overrides) < len(jobs)}
     own: list[str] = []
-    for told in (several, {key for key, overrides in said.items() if key in several or len(overrides) < len(jobs)}, set(said)):
-        own = [" ".join(override for override in job.overrides if override.partition("=")[0] in told) for job in jobs]
+    for keys in (varied, varied | partial, set(by_key)):
+        own = [" ".join(override for override in job.overrides if override.partition("=")[0] in keys) for job in jobs]
         if all(own) and len(set(own)) == len(jobs):
             break
     return own

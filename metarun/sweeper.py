@@ -1,6 +1,6 @@
 """metarun's sweeper: a Hydra plugin that runs every combination of the values listed, or a search.
 
-Hydra imports it for every command, so it imports what a sweep needs only when there is one.
+Hydra imports it for every command, so it imports what sweeps need only when one is run.
 """
 
 import itertools
@@ -73,10 +73,10 @@ class Sweeper(sweeper.Sweeper):
         search(self, options, self.parse([*as_overrides(options.params), *as_overrides(self.grids[0]), *arguments]))
 
     def run_grids(self, arguments: list[str]) -> None:
-        """Run every job of every grid and print what became of each."""
+        """Run every job of every grid and print the status of each."""
         from metarun.sweep import check, summary
 
-        listed: dict[frozenset[str], list[str]] = {}  # a job that two grids have is run once
+        listed: dict[frozenset[str], list[str]] = {}  # a job that occurs in two grids is run once
         for grid in self.grids:
             for overrides in combinations(self.parse([*as_overrides(grid), *arguments])):
                 listed.setdefault(frozenset(overrides), overrides)
@@ -97,8 +97,8 @@ class Sweeper(sweeper.Sweeper):
         from metarun.report.runs import collect
 
         folder = Path(self.config.hydra.sweep.dir)
-        made = table.make(name, collect([folder]))
-        print(f"\n{render.markdown(made)}\n", *render.save(made, folder / "tables"), sep="\n", flush=True)
+        results = table.make(name, collect([folder]))
+        print(f"\n{render.markdown(results)}\n", *render.save(results, folder / "tables"), sep="\n", flush=True)
 
     def parse(self, overrides: list[str]) -> list[Override]:
         """Parse `KEY=VALUE`; the values may be sweeps, with globs over the choices of a group."""
@@ -165,7 +165,7 @@ def as_overrides(grid: Mapping[str, Any]) -> list[str]:
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
-    """Every combination of the values listed, as `KEY=VALUE`; of several overrides for one key the last one counts.
+    """Every combination of the values listed, as `KEY=VALUE`; the last override of a key counts.
 
     Raises:
         ConfigError: an override is an interval, which has no list of values.

@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.json, metrics.jsonl, TensorBoard's events. Imports no torch until events are written."""
+"""The files of a run: results.json, metrics.jsonl, TensorBoard events. Imports no torch until events are written."""
 
 import hashlib
 import importlib.util
@@ -21,18 +21,17 @@ from metarun.files import WRITING, json_lines, read_results, replacing
 PACKAGE = Path(__file__).resolve().parent
 SUPERSEDED = "superseded"
 CODE = ("metarun", "configs", "hydra_plugins")
-"""What results depend on in a checkout."""
+"""Folders of a checkout that affect results."""
 STARTS = 10**6
-"""Numbers of starts in names of event files; a greater one is the second of a start."""
+"""Numbers below this in the names of event files count starts; larger ones are the time of a start."""
 FINAL = ("finished", "diverged")
-"""What a run may have come to that a further try would only repeat."""
+"""Terminal statuses: rerunning would give the same outcome."""
 
 
 class RunFolder:
     """A run directory and its files.
 
-    Everything in it that a reader could meet half written is written beside and renamed; `metrics.jsonl` grows a whole line at a
-    time.
+    Files are written under a temporary name and renamed, so readers never see a partial file; `metrics.jsonl` grows by whole lines.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,31 +41,31 @@ class RunFolder:
         self.resolved_path = self.path / ".hydra" / "resolved.yaml"
         self.last = self.path / "checkpoints" / "last.pt"
         self.previous = self.path / "checkpoints" / "previous.pt"
-        """The checkpoint before the last, for when that is damaged."""
+        """The checkpoint before the last, used if the last is damaged."""
         self.best = self.path / "checkpoints" / "best.pt"
         self.figures = self.path / "figures"
         self.stop = self.path / "stop"
-        """Where there is such a file, the run stops after its next validation."""
+        """If this file exists, the run stops after its next validation."""
         self.claim: Claim | None = None
 
     def results(self) -> dict[str, Any] | None:
-        """The results written so far, or None where there are none or they are damaged.
+        """The results written so far; None if there are none, or they are damaged.
 
         Raises:
-            ConfigError: they are of another version.
+            ConfigError: they have an unsupported version.
         """
         return read_results(self.results_path)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json whole; numbers that are not finite become null."""
+        """Write results.json atomically; numbers that are not finite become null."""
         with replacing(self.results_path) as file:
             file.write(json.dumps(_finite(results), indent=2, allow_nan=False).encode() + b"\n")
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """For the length of the block no other process may work on this run (`metarun.claim.claimed`).
+        """Exclude other processes from this run within the block (`metarun.claim.claimed`).
 
-        What a killed process left half written is swept away.
+        Partial files left by killed processes are removed.
         """
         with claimed(self.path) as self.claim:
             for left in (*self.path.glob(f".*{WRITING}"), *self.path.glob(f"*/.*{WRITING}")):
@@ -77,26 +76,26 @@ class RunFolder:
                 self.claim = None
 
     def write_configuration(self, config: DictConfig) -> None:
-        """Write the configuration that runs, interpolations resolved."""
+        """Write the configuration of the run, with interpolations resolved."""
         with replacing(self.resolved_path) as file:
             file.write(OmegaConf.to_yaml(config, resolve=True).encode())
 
     def configuration(self) -> DictConfig:
-        """The configuration that ran; of runs before it was kept, the one composed, without default stages and a budget's cuts.
+        """The configuration of the run; for runs of early versions the composed one, without default stages and budget cuts.
 
         Raises:
-            OSError: there is none.
+            OSError: there is no configuration.
         """
         composed = self.path / ".hydra" / "config.yaml"
         return OmegaConf.load(self.resolved_path if self.resolved_path.is_file() else composed)  # type: ignore[return-value]
 
     def check_claim(self) -> None:
-        """Before something is written: that this process may still write it (`metarun.claim.Claim.check`)."""
+        """Check, before a write, that this process still owns the run (`metarun.claim.Claim.check`)."""
         if self.claim is not None:
             self.claim.check()
 
     def supersede(self) -> None:
-        """Start over: what this run left goes to `superseded/N/`, but for what Hydra has just written."""
+        """Start over: move the files of the earlier run to `superseded/N/`, except those that Hydra has just written."""
         kept = {SUPERSEDED, LOCK, OWNER, ".hydra", "metarun.log"}
         old = [p for p in self.path.iterdir() if p.name not in kept] if self.path.is_dir() else []
         if not old:
@@ -111,13 +110,13 @@ class RunFolder:
 
 
 class Log:
-    """Metrics by step, to `metrics.jsonl` and to TensorBoard.
+    """Writes metrics by step to `metrics.jsonl` and TensorBoard.
 
     Args:
         folder: of the run.
-        step: continue after this step: what was logged of later ones, before a kill, is cut off.
-        lines: how many lines of `metrics.jsonl` stay, those that a checkpoint knows of; None: all up to ``step``.
-        tensorboard: write TensorBoard's events.
+        step: continue after this step; lines of later steps, logged before the run was killed, are removed.
+        lines: number of lines of `metrics.jsonl` to keep, as recorded in the checkpoint; None: all up to ``step``.
+        tensorboard: whether to write TensorBoard events.
     """
 
     def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool, lines: int | None = None) -> None:
@@ -128,14 +127,14 @@ class Log:
             with replacing(folder.metrics_path) as file:
                 file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
         self.lines = len(kept)
-        """Of `metrics.jsonl`."""
+        """Number of lines in `metrics.jsonl`."""
         self._file = folder.metrics_path.open("a")
         self._writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard.writer import SummaryWriter
 
             _number_events(folder.path)
-            # What an earlier start wrote for this step and later ones is dropped by a reader; this step's lines are written again.
+            # Readers drop events of earlier starts from this step on, so the lines of this step are written again.
             self._writer = SummaryWriter(str(folder.path), purge_step=step)
             for line in kept:
                 if line["step"] == step:
@@ -154,7 +153,7 @@ class Log:
             self._writer.add_scalar(tag, math.nan if value is None else value, step)
 
     def picture(self, tag: str, path: Path, step: int) -> None:
-        """A PNG for TensorBoard, as it is: drawing a figure once more would take longer than many a run."""
+        """Add a PNG file to TensorBoard as it is; drawing the figure again can take longer than a short run."""
         if self._writer is None:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -163,7 +162,7 @@ class Log:
         self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def embedding(self, vectors: Any, parameters: Mapping[str, Any], step: int) -> None:
-        """Vectors (n, d) for TensorBoard's projector, labelled by ``parameters``, (n,) each."""
+        """Add vectors (n, d) to TensorBoard's projector, labelled by ``parameters``, (n,) each."""
         if self._writer is not None:
             columns = [[f"{value:.4g}" for value in values] for values in parameters.values()]
             several = len(columns) > 1  # one column is plain lines without a header
@@ -172,9 +171,9 @@ class Log:
             self._writer.add_embedding(vectors, metadata=rows, metadata_header=header, global_step=step, tag="tasks")
 
     def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Hyper-parameters and the metrics to show beside them, which are logged as scalars.
+        """Add hyperparameters, with the names of logged scalars to show beside them.
 
-        They go into this run's own event file: `add_hparams` would open another, and log the metrics once more.
+        They are written to this run's event file; `add_hparams` would create another and log the metrics a second time.
         """
         if self._writer is None:
             return
@@ -184,19 +183,19 @@ class Log:
             self._writer._get_file_writer().add_summary(summary)
 
     def sync(self) -> int:
-        """See to it that the lines so far outlast a power cut → how many they are."""
+        """Flush the lines written so far to disk → their number."""
         os.fsync(self._file.fileno())
         return self.lines
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Flush and close the files."""
         self._file.close()
         if self._writer is not None:
             self._writer.close()
 
 
 class NoLog(Log):
-    """Keeps nothing: that of a process which leaves writing to another."""
+    """A log that writes nothing, for processes other than rank 0."""
 
     def __init__(self) -> None:
         self._writer = None
@@ -209,7 +208,7 @@ class NoLog(Log):
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested keys as `a.b`, with lists and nulls as text, which is what TensorBoard's hparams take."""
+    """Nested keys as `a.b`, with lists and nulls as text, as required by TensorBoard's hparams."""
     out: dict[str, str | int | float | bool] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -220,7 +219,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | f
 
 
 def source_digest(config: Mapping[str, Any]) -> str:
-    """A digest of the code that makes a run's result: metarun's own, and the files of configured classes from elsewhere."""
+    """A digest of the code that determines a run's results: metarun and the files of configured user classes."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(_own_code())
     for path in sorted(user_files(config)):
@@ -230,17 +229,17 @@ def source_digest(config: Mapping[str, Any]) -> str:
 
 @cache
 def _own_code() -> bytes:
-    """Read once: a sweep of many short runs spends its time on them."""
+    """The package's source, read once, since sweeps may consist of many short runs."""
     return b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))
 
 
 def user_files(config: Mapping[str, Any]) -> set[Path]:
-    """The files of the classes in a configuration's groups that are neither metarun's nor torch's."""
+    """The files of classes in a configuration's groups that belong to neither metarun nor torch."""
     files = set()
     for node in config.values():
         target = node.get("_target_") if isinstance(node, Mapping) else None
         if isinstance(target, str) and target.partition(".")[0] not in ("metarun", "torch"):
-            with suppress(ImportError, ValueError):  # said in one line when it is built
+            with suppress(ImportError, ValueError):  # reported when the class is built
                 spec = importlib.util.find_spec(target.rpartition(".")[0])
                 if spec is not None and spec.has_location and spec.origin:
                     files.add(Path(spec.origin))
@@ -249,19 +248,19 @@ def user_files(config: Mapping[str, Any]) -> set[Path]:
 
 @cache
 def git_commit() -> str | None:
-    """The commit of metarun's checkout, "-dirty" where code or configurations differ from it; None where it is not a checkout."""
+    """The commit of metarun's checkout, with "-dirty" if code or configurations were modified; None if it is not a checkout."""
     git = shutil.which("git")
     if git is None or not (PACKAGE.parent / ".git").exists():
         return None
 
-    def said(*command: str) -> str:
+    def output(*command: str) -> str:
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        whole = [git, "-C", str(PACKAGE.parent), *command]
-        return subprocess.run(whole, capture_output=True, text=True, timeout=10, check=True, env=environment).stdout.strip()  # noqa: S603
+        full = [git, "-C", str(PACKAGE.parent), *command]
+        return subprocess.run(full, capture_output=True, text=True, timeout=10, check=True, env=environment).stdout.strip()  # noqa: S603
 
     try:
-        commit = said("describe", "--always", "--abbrev=12", "--exclude=*")
-        changed = said("status", "--porcelain", "--untracked-files=no", "--", *CODE)
+        commit = output("describe", "--always", "--abbrev=12", "--exclude=*")
+        changed = output("status", "--porcelain", "--untracked-files=no", "--", *CODE)
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}-dirty" if changed else commit
@@ -270,8 +269,8 @@ def git_commit() -> str | None:
 def _number_events(folder: Path) -> None:
     """Number the event files of earlier starts.
 
-    Readers take them by name, in which the second of the start comes first: a clock that was set back, or two starts in one
-    second, would put a later start before an earlier one.
+    Readers order files by name, which begins with the time of the start in seconds; after two starts in one second, or if the
+    clock was set back, a later start would come before an earlier one.
     """
     files = sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
     names = [path.name.split(".", 4) for path in files]

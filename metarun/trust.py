@@ -1,6 +1,6 @@
-"""Checks what Hydra composes before it makes callbacks, plugins and loggers. `metarun.declared` says which names are admitted.
+"""Checks composed configurations before Hydra creates callbacks, plugins and loggers; see `metarun.declared` for admitted names.
 
-A configuration from elsewhere (`--config-dir`, a search path) may set metarun's keys, and none of Hydra's.
+A configuration from elsewhere (`--config-dir`, a search path) may set metarun's keys, but none of Hydra's.
 """
 
 import logging
@@ -26,7 +26,7 @@ STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
 class CheckedLoader(ConfigLoader):
-    """Hydra's loader: what it composes is checked before Hydra makes callbacks, plugins and loggers of it."""
+    """Hydra's loader, which checks composed configurations before Hydra creates callbacks, plugins and loggers."""
 
     def load_configuration(
         self,
@@ -46,12 +46,12 @@ class CheckedLoader(ConfigLoader):
         return config
 
     def _check_search_path(self, config_name: str | None, overrides: list[str]) -> None:
-        """Allow folders alone in the search path: Hydra imports a package to look into it."""
+        """Allow only folders in the search path, since Hydra imports packages in it."""
         loaded = config_name and self.repository.load_config(config_name)
-        said = [OmegaConf.select(loaded.config, "hydra.searchpath")] if loaded and OmegaConf.is_dict(loaded.config) else []
+        paths = [OmegaConf.select(loaded.config, "hydra.searchpath")] if loaded and OmegaConf.is_dict(loaded.config) else []
         parsed = OverridesParser.create().parse_overrides(overrides)
-        said += [override.value() for override in parsed if override.key_or_group == "hydra.searchpath"]
-        for places in said:
+        paths += [override.value() for override in parsed if override.key_or_group == "hydra.searchpath"]
+        for places in paths:
             for place in map(str, places if isinstance(places, Sequence) else ()):
                 if re.match(r"\w+://", place) and not place.startswith("file://"):
                     raise ConfigError(f"hydra.searchpath={place}: expected a folder")
@@ -64,22 +64,22 @@ class CheckedLoader(ConfigLoader):
             path.append("main" if folder == CONFIGS else "user", f"file://{folder}")
         path.append("schema", "structured://")
         alone = ConfigLoader(path).load_configuration("config", list(hydra.overrides.hydra), run_mode)
-        found, expected = _plain(hydra), _plain(alone.hydra)
-        for key in sorted(found.keys() | expected.keys()):
-            if found.get(key) != expected.get(key):
-                raise ConfigError(f"hydra.{key}: a configuration from elsewhere may not set it; say it on the command line")
+        composed, expected = _plain(hydra), _plain(alone.hydra)
+        for key in sorted(composed.keys() | expected.keys()):
+            if composed.get(key) != expected.get(key):
+                raise ConfigError(f"hydra.{key}: a configuration from elsewhere may not set it; set it on the command line")
 
 
 def _plain(hydra: DictConfig) -> dict[str, Any]:
-    """Hydra's part without what Hydra fills in, and without the values of a sweep."""
-    found: Any = OmegaConf.to_container(hydra, resolve=False)
+    """Hydra's part without the keys that Hydra fills in and the values of a sweep."""
+    plain: Any = OmegaConf.to_container(hydra, resolve=False)
     for key in ("runtime", "overrides", "help", "hydra_help", "mode"):
-        found.pop(key, None)
+        plain.pop(key, None)
     for key in ("override_dirname", "config_name", "id", "num"):
-        found["job"].pop(key, None)
-    if isinstance(found["sweeper"], dict) and found["sweeper"].get("_target_") == SWEEPER:  # which checks them itself
-        found["sweeper"].pop("params", None)
-    return {str(key): value for key, value in found.items()}
+        plain["job"].pop(key, None)
+    if isinstance(plain["sweeper"], dict) and plain["sweeper"].get("_target_") == SWEEPER:  # the sweeper checks them itself
+        plain["sweeper"].pop("params", None)
+    return {str(key): value for key, value in plain.items()}
 
 
 def folder_of(hydra: Any) -> Path | None:
@@ -120,10 +120,10 @@ def check_composed(config: DictConfig) -> None:
     with modules_in(folder_of(config.hydra)):
         check_names(OmegaConf.to_container(filled, resolve=True))
         for name, node in hydra.get("callbacks", {}).items():
-            _check_made(node, f"hydra.callbacks.{name}")
+            _check_instantiated(node, f"hydra.callbacks.{name}")
             _check_class((node or {}).get("_target_"), Callback, f"hydra.callbacks.{name}._target_")
         for part in ("launcher", "sweeper"):
-            _check_made(hydra.get(part), f"hydra.{part}")  # Hydra itself checks that it is a plugin
+            _check_instantiated(hydra.get(part), f"hydra.{part}")  # Hydra itself checks that it is a plugin
         for part in ("job_logging", "hydra_logging"):
             _check_logging(hydra.get(part) or {}, f"hydra.{part}")
 
@@ -137,23 +137,23 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _check_made(node: Any, key: str, *, inside: bool = False) -> None:
+def _check_instantiated(node: Any, key: str, *, inside: bool = False) -> None:
     """Check that a node that Hydra instantiates has no `_target_` below its own, and no key that controls instantiation."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             if re.fullmatch(r"_\w+_", str(name)) and (inside or name != "_target_"):
                 raise ConfigError(f"{key}.{name}: no such key")
-            _check_made(value, f"{key}.{name}", inside=True)
+            _check_instantiated(value, f"{key}.{name}", inside=True)
     elif isinstance(node, list):
         for number, value in enumerate(node):
-            _check_made(value, f"{key}[{number}]", inside=True)
+            _check_instantiated(value, f"{key}[{number}]", inside=True)
 
 
 _LOGGING: dict[str, type] = {"handlers": logging.Handler, "formatters": logging.Formatter, "filters": logging.Filter}
 
 
 def _check_logging(node: Mapping[str, Any], key: str) -> None:
-    """Check that a logging configuration makes handlers, formatters and filters alone, and looks up the standard streams alone."""
+    """Check that a logging configuration creates only handlers, formatters and filters, and refers only to the standard streams."""
     for group, kind in _LOGGING.items():
         for name, made in (node.get(group) or {}).items():
             for entry, value in made.items() if isinstance(made, Mapping) else ():
@@ -180,8 +180,8 @@ def _check_class(target: Any, kind: type, key: str) -> None:
     module, _, name = str(target).rpartition(".")
     known = {"logging": logging, "logging.handlers": logging.handlers, "hydra.experimental.callbacks": callbacks}
     if module in known:
-        found = vars(known[module]).get(name)
-        if not isinstance(found, type) or not issubclass(found, kind):
+        cls = vars(known[module]).get(name)
+        if not isinstance(cls, type) or not issubclass(cls, kind):
             raise ConfigError(f"{key}={target}: expected a subclass of {kind.__name__}")
         return
     locate(target, kind, key)

@@ -74,7 +74,7 @@ def test_a_folder_that_vanished_is_said(tmp_path):
     folder = tmp_path / "run"
     with claimed(folder) as mine:
         folder.rename(tmp_path / "elsewhere")
-        with pytest.raises(ConfigError, match="run: the run directory has vanished"):
+        with pytest.raises(ConfigError, match="run: the run directory has been removed"):
             mine.check()
 
 

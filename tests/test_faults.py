@@ -111,7 +111,7 @@ def test_a_folder_that_vanishes_in_a_run_ends_it(tmp_path, monkeypatch):
         own(draws, step, *purpose)
 
     monkeypatch.setattr(Draws, "reseed", reseed)
-    with pytest.raises(ConfigError, match="run: the run directory has vanished"):
+    with pytest.raises(ConfigError, match="run: the run directory has been removed"):
         run_in(path, *KEYS)
     assert not path.exists()
 

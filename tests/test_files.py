@@ -65,7 +65,7 @@ def test_lines_that_are_not_whole_are_left_out(tmp_path):
 def test_results_of_another_version_are_refused_in_one_line(tmp_path):
     path = tmp_path / "results.json"
     path.write_text('{"schema": 3, "status": "finished"}')
-    with pytest.raises(ConfigError, match=r"results.json: results of version 3, and this metarun reads 1 and 2; use the metarun"):
+    with pytest.raises(ConfigError, match=r"results.json: expected results of version 1 or 2, found 3; use the metarun"):
         read_results(path)
     path.write_text('{"half')
     assert read_results(path) is None

@@ -47,7 +47,7 @@ def test_the_states_of_a_job(tmp_path):
     assert job.status == "interrupted"
     time.sleep(0.01)
     end(tmp_path / "0", "finished", train={"resumed_at": [300]})
-    assert (job.status, job.said(), job.score()) == ("finished", "finished, resumed at update 300", "mse 1.000 ± 0.500")
+    assert (job.status, job.outcome(), job.score()) == ("finished", "finished, resumed at update 300", "mse 1.000 ± 0.500")
 
 
 def test_what_is_finished_is_skipped_unless_it_shall_be_made_anew(tmp_path):
@@ -57,10 +57,10 @@ def test_what_is_finished_is_skipped_unless_it_shall_be_made_anew(tmp_path):
     end(tmp_path / "1", "interrupted")
     first, second, third = jobs_of(tmp_path, 3)
     assert first.skipped
-    assert first.said() == "skipped: finished"
+    assert first.outcome() == "skipped: finished"
     assert not second.skipped
     assert (second.status, third.status) == ("waiting", "waiting")
-    assert "by other code" in Job([], tmp_path / "0", "t").said()
+    assert "by other code" in Job([], tmp_path / "0", "t").outcome()
     (again,) = jobs_of(tmp_path, 1, anew=True)
     assert (again.skipped, again.status) == (False, "waiting")
 
@@ -84,7 +84,7 @@ def test_a_watch_counts_and_a_job_that_vanished_has_failed(tmp_path, monkeypatch
     assert "failed: it ended without a message" in rows[2]
     assert rows[-1] == "2 failed, 1 finished, 1 waiting"
     with jobs[2].folder.claimed():
-        assert jobs[2].said() == "failed: another process is at work on this run"
+        assert jobs[2].outcome() == "failed: another process is at work on this run"
     with pytest.raises(SweepFailed, match=r"^2 of 4 jobs failed; the first: no way \(.*/1/metarun.log\)$"):
         check(jobs)
 

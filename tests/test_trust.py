@@ -107,7 +107,7 @@ def test_a_declared_package_is_the_users_own(here, marker, monkeypatch):
     own = (*SHORT, "algo._target_=stranger.Learner", "+hydra.callbacks.mine={_target_: stranger.Watcher}")
     line = here.end(*own)[2]
     assert line.startswith("metarun: algo._target_=stranger.Learner: ")
-    assert line.endswith("where you trust stranger, say METARUN_PACKAGES=stranger\n")
+    assert line.endswith("if you trust stranger, set METARUN_PACKAGES=stranger\n")
     monkeypatch.setenv("METARUN_PACKAGES", "another, stranger")
     assert here.end(*own)[0] == 0
     assert marker.exists()
@@ -156,7 +156,7 @@ def test_a_strangers_run_imports_nothing(here, marker, finished, nodes, before_i
         (finished / ".hydra" / "resolved.yaml").unlink()
     (here.folder / "beside.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     poison(finished, **nodes)
-    with pytest.raises(ConfigError, match=r"neither metarun's nor declared|no module named beside"):
+    with pytest.raises(ConfigError, match=r"not part of metarun and not declared|no module named beside"):
         package.load("run")
     status, _, err = here.end("eval", "run", "trainer.test_tasks=3")
     assert (status, err.count("\n")) == (2, 1)
@@ -203,8 +203,8 @@ ELSEWHERE = {
     "hydra: {run: {dir: elsewhere}}": "hydra.run",
     "hydra: {sweeper: {_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper}}": "hydra.sweeper",
     "hydra: {sweeper: {params: {hydra.job.env_set.PATH: x}}}": "hydra.job.env_set.PATH=x: Hydra's own keys",
-    "algo: {_target_: stranger.Learner}": "algo._target_=stranger.Learner: this is neither",
-    "algo: {_target_: beside.Learner}": "algo._target_=beside.Learner: this is neither",
+    "algo: {_target_: stranger.Learner}": "algo._target_=stranger.Learner: not part of metarun",
+    "algo: {_target_: beside.Learner}": "algo._target_=beside.Learner: not part of metarun",
 }
 
 

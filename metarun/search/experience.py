@@ -1,7 +1,7 @@
-"""Meta-learning for a search: what did well on earlier, similar tasks is tried first.
+"""Meta-learning for a search: configurations that did well on similar earlier tasks are tried first.
 
-Warm starts by similar tasks as in Feurer, Springenberg and Hutter 2015, with the meta-features of `algo.task_features`; the rest
-is ranked by a Gaussian process over task and configuration together (Bardenet et al. 2013; Swersky et al. 2013).
+Warm starts from similar tasks follow Feurer, Springenberg and Hutter 2015, with the meta-features of `algo.task_features`; further
+proposals are ranked by a Gaussian process over tasks and configurations (Bardenet et al. 2013; Swersky et al. 2013).
 """
 
 import json
@@ -23,15 +23,16 @@ from metarun.tracking import RunFolder
 Numbers = NDArray[np.float64]
 
 SIMILAR, CANDIDATES, APART = 3, 512, 0.05
-"""Earlier tasks whose best is tried; points that are ranked; how far a proposal lies from those before it, in the unit cube."""
+"""Number of similar tasks whose best configuration is tried; number of random candidates; smallest distance between proposals in
+the unit cube."""
 
 WIDTH, NOISE, WORST = 0.2, 0.05, 2.0
-"""Of the process along the configuration, in the unit cube; of its observations; the log error ratio that worse ones are cut to."""
+"""Length scale of the Gaussian process in the unit cube; its noise variance; upper limit of the log error ratios."""
 
 
 @dataclass
 class Task:
-    """What earlier runs tell of one task: its features (F,), points (n, dimensions) tried and their errors (n,)."""
+    """Earlier runs on one task: its features (F,), the points tried (n, dimensions) and their errors (n,)."""
 
     features: Numbers
     points: Numbers
@@ -39,11 +40,11 @@ class Task:
 
 
 def experience(folder: Path, space: Sequence[Dimension], like: Mapping[str, Any], names: Sequence[str]) -> list[Task]:
-    """The tasks of the finished runs under ``folder`` with values of ``space``, whose `algo` and `cl` are those of ``like``.
+    """The tasks of the finished runs under ``folder`` within ``space`` and with the `algo` and `cl` of ``like``.
 
-    ``names`` are the features asked for: tasks that have others are of another kind.
+    ``names`` are the expected features; tasks with other features are of another kind and are left out.
     """
-    found: dict[str, list[tuple[list[float], Numbers, float]]] = defaultdict(list)
+    by_task: dict[str, list[tuple[list[float], Numbers, float]]] = defaultdict(list)
     for path in sorted(folder.rglob("results.json")):
         results = RunFolder(path.parent).results() or {}
         composed = path.parent / ".hydra" / "config.yaml"
@@ -56,27 +57,29 @@ def experience(folder: Path, space: Sequence[Dimension], like: Mapping[str, Any]
         point = places(space, {dimension.key: OmegaConf.select(config, dimension.key) for dimension in space})
         if point is not None:
             task = json.dumps(OmegaConf.to_container(config.data), sort_keys=True)
-            found[task].append((list(features.values()), point, error))
+            by_task[task].append((list(features.values()), point, error))
     tasks = []
-    for runs in found.values():
-        of, points, errors = (np.array(column) for column in zip(*runs, strict=True))
-        tasks.append(Task(of.mean(0), points, errors))
+    for runs in by_task.values():
+        vectors, points, errors = (np.array(column) for column in zip(*runs, strict=True))
+        tasks.append(Task(vectors.mean(0), points, errors))
     return tasks
 
 
 def proposals(tasks: Sequence[Task], features: Numbers, space: Sequence[Dimension], count: int, seed: int) -> list[dict[str, Any]]:
-    """Up to ``count`` configurations worth a first try on the task of ``features`` (F,).
+    """Up to ``count`` promising configurations for the task with ``features`` (F,).
 
-    First the best of each of the most similar tasks, most similar first; then those that the process expects most of.
+    First the best one of each of the most similar tasks, in order of similarity; then those with the smallest predicted error.
 
     Raises:
         ConfigError: there are no tasks.
     """
     if not tasks:
-        raise ConfigError("search.warm_start: found no finished run of this algorithm with these keys on a task of this kind")
+        raise ConfigError(
+            "search.warm_start: expected finished runs of this algorithm and method with these keys on similar tasks, found none"
+        )
     all_features = np.array([task.features for task in tasks])
     scale = np.vstack([all_features, features]).std(0)
-    scale[scale < 1e-9] = np.inf  # a feature that all have in common tells nothing
+    scale[scale < 1e-9] = np.inf  # a constant feature carries no information
     distances = np.linalg.norm((all_features - features) / scale, axis=1)
     nearest = np.argsort(distances, kind="stable")[:SIMILAR]
     ranked = [tasks[i].points[tasks[i].errors.argmin()] for i in nearest]
@@ -91,9 +94,9 @@ def proposals(tasks: Sequence[Task], features: Numbers, space: Sequence[Dimensio
 
 
 def _expected(tasks: Sequence[Task], known: Numbers, features: Numbers, candidates: Numbers) -> Numbers:
-    """The log of each candidate's error (n,) over the task's least, as a Gaussian process with a product kernel expects it."""
+    """Predicted log ratio of each candidate's error to the task's smallest (n,), by a Gaussian process with a product kernel."""
     errors = [np.log(np.maximum(task.errors, 1e-12)) for task in tasks]
-    ratios = np.concatenate([np.minimum(of - of.min(), WORST) for of in errors])
+    ratios = np.concatenate([np.minimum(logs - logs.min(), WORST) for logs in errors])
     points = np.concatenate([task.points for task in tasks])
     rows = np.repeat(known, [len(task.errors) for task in tasks], axis=0)
     apart = np.linalg.norm(known - features, axis=1)
@@ -102,11 +105,11 @@ def _expected(tasks: Sequence[Task], known: Numbers, features: Numbers, candidat
     def kernel(a: Numbers, task_a: Numbers, b: Numbers, task_b: Numbers) -> Numbers:
         along = ((a[:, None] - b[None]) ** 2).sum(-1) / WIDTH**2
         between = ((task_a[:, None] - task_b[None]) ** 2).sum(-1) / width**2
-        found: Numbers = np.exp(-0.5 * (along + between))
-        return found
+        values: Numbers = np.exp(-0.5 * (along + between))
+        return values
 
     gram = kernel(points, rows, points, rows) + NOISE * np.eye(len(points))
     here = np.repeat(features[None], len(candidates), axis=0)
     mean = ratios.mean()
-    found: Numbers = mean + kernel(candidates, here, points, rows) @ np.linalg.solve(gram, ratios - mean)
-    return found
+    predicted: Numbers = mean + kernel(candidates, here, points, rows) @ np.linalg.solve(gram, ratios - mean)
+    return predicted

@@ -1,4 +1,4 @@
-"""The keys of `search` in a configuration."""
+"""The configuration keys of `search`."""
 
 import re
 from typing import Literal
@@ -7,19 +7,20 @@ from metarun.config import require
 
 
 class Options:
-    """How to search.
+    """Options of a search.
 
     Args:
-        params: what to search over: keys, and values as on the command line, such as ``tag(log, interval(0.001, 1))``; those of
+        params: the search space: keys, with values as on the command line, such as ``tag(log, interval(0.001, 1))``; overrides on
             the command line are added.
-        trials: runs, pruned ones included.
-        at_once: trials handed to the launcher together; it waits for all of them. More workers: the same command again beside it.
-        sampler: tpe, or random.
-        pruning: median, or none.
-        test_seeds: seeds for the test of the values chosen, none of which has had a say in choosing them.
-        warm_start: a folder of earlier runs, whose best on similar tasks are tried first; null: from nothing.
-        warm_trials: how many of them.
-        name: of the study's folder; null: from the configuration, so that the same command goes on with it.
+        trials: number of trials, including pruned ones.
+        at_once: number of trials handed to the launcher together; it waits for all of them. To add workers, start the same
+            command again in parallel.
+        sampler: tpe or random.
+        pruning: median or none.
+        test_seeds: seeds for the test of the chosen values, which are not used in the search.
+        warm_start: folder of earlier runs; the best configurations on similar tasks are tried first. null: no warm start.
+        warm_trials: number of these configurations.
+        name: of the study's folder; null: derived from the configuration, so that the same command resumes the study.
     """
 
     def __init__(

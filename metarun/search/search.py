@@ -1,4 +1,4 @@
-"""A search: trials one after another, each with values chosen from the outcomes so far; then the best values over fresh seeds."""
+"""Runs a search: successive trials, with values chosen from earlier outcomes, then a test of the best values over new seeds."""
 
 import hashlib
 import importlib.util
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """What a search needs of a sweep: composing a job's configuration, making jobs, and running them (`metarun.sweeper`)."""
+    """The part of a sweep that a search uses: compose configurations, create jobs and run them (`metarun.sweeper`)."""
 
     config: Any
 
@@ -34,14 +34,14 @@ class Runner(Protocol):
 
 
 def search(runner: Runner, options: Options, overrides: Sequence[Override]) -> None:
-    """Search over those of ``overrides`` that leave a value open; of several for one key the last one counts.
+    """Search over the ``overrides`` that are intervals, ranges or lists; the last override of a key counts.
 
     Raises:
-        ConfigError: Optuna is not installed, or there is nothing to search over.
+        ConfigError: Optuna is not installed, or no override is to be searched over.
         SweepFailed: no trial finished, or a test failed.
     """
     if importlib.util.find_spec("optuna") is None or importlib.util.find_spec("sqlalchemy") is None:
-        raise ConfigError("search: needs metarun's extra search; pip install 'metarun[search]'")
+        raise ConfigError("search: needs Optuna; pip install 'metarun[search]'")
     from metarun.search.study import Study
 
     space, fixed = divide(overrides)
@@ -65,23 +65,23 @@ def search(runner: Runner, options: Options, overrides: Sequence[Override]) -> N
 
 
 def divide(overrides: Sequence[Override]) -> tuple[list[Dimension], list[str]]:
-    """The space to search, and the overrides that every trial has."""
+    """The search space, and the overrides common to all trials."""
     latest = {override.get_key_element(): override for override in overrides}.values()
     space = [Dimension.of(override) for override in latest if override.is_sweep_override()]
     if not space:
-        raise ConfigError("search: nothing to search over; say for example 'algo.inner_lr=tag(log,interval(0.001,1))'")
-    fixed = [f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in latest if not one.is_sweep_override()]
+        raise ConfigError("search: nothing to search over; add for example 'algo.inner_lr=tag(log,interval(0.001,1))'")
+    fixed = [f"{each.get_key_element()}={each.get_value_element_as_str()}" for each in latest if not each.is_sweep_override()]
     return space, fixed
 
 
 def name_of(config: DictConfig, space: Sequence[Dimension]) -> str:
-    """`maml-sine-1f0c9a2b-seed0-77aa`: the run directory of the fixed overrides, and a digest of the space."""
+    """Name of the study, `maml-sine-1f0c9a2b-seed0-77aa`: run name under the fixed overrides, and a digest of the space."""
     digest = hashlib.blake2b(repr(space).encode(), digest_size=2).hexdigest()
     return f"{str(config.hydra.sweep.subdir).replace('/', '-')}-{digest}"
 
 
 def warm_start(config: DictConfig, options: Options, space: Sequence[Dimension]) -> list[dict[str, Any]]:
-    """What to try first, from earlier runs on tasks similar to those of ``config``."""
+    """Configurations to try first, from earlier runs on tasks similar to those of ``config``."""
     from metarun.parts import features_of
     from metarun.search.experience import experience, proposals
 
@@ -93,7 +93,7 @@ def warm_start(config: DictConfig, options: Options, space: Sequence[Dimension])
 
 
 def run_trials(runner: Runner, study: "Study", options: Options, fixed: Sequence[str]) -> None:
-    """Run trials until there are enough of them, pruned ones included."""
+    """Run trials until their number is reached, including pruned ones."""
     while asked := study.ask(options.at_once, options.trials):
         jobs = runner.jobs([[*fixed, *overrides] for _, overrides in asked])
         pairs = [(trial, job) for (trial, _), job in zip(asked, jobs, strict=True)]
@@ -108,4 +108,4 @@ def run_trials(runner: Runner, study: "Study", options: Options, fixed: Sequence
             for (trial, overrides), job in zip(asked, jobs, strict=True):
                 print(study.line(trial, overrides, job, study.tell(trial, job), options.trials), file=sys.stderr, flush=True)
     if study.best() is None:
-        raise SweepFailed(f"none of {len(study.trials())} trials finished; their logs say why ({study.folder})")
+        raise SweepFailed(f"none of {len(study.trials())} trials finished; see their logs ({study.folder})")

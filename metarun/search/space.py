@@ -1,4 +1,4 @@
-"""What is searched over: configuration keys and the values they may take, as written on the command line."""
+"""The search space: configuration keys and their possible values, as written on the command line."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from metarun.config import ConfigError
 
 DIGITS = 4
-"""Of a number tried."""
+"""Significant digits of suggested numbers."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key: one of ``choices``, or a number from ``low`` to ``high``, whole or not, evenly or by its logarithm."""
+    """The values of a key: ``choices``, or numbers from ``low`` to ``high``, optionally integers (``whole``) or on a log scale."""
 
     key: str
     low: float = 0.0
@@ -31,7 +31,7 @@ class Dimension:
         """From `KEY=interval(a,b)`, with `tag(log,…)` or `int(…)` around it, `KEY=range(a,b)`, or `KEY=a,b,c`.
 
         Raises:
-            ConfigError: a range with steps, a bound that cannot be.
+            ConfigError: a range has a step, or the bounds are missing or invalid.
         """
         key, value = override.get_key_element(), override.value()
         if isinstance(value, ChoiceSweep):
@@ -44,7 +44,7 @@ class Dimension:
             if value.start is None or value.end is None:
                 raise ConfigError(f"{key}: expected two bounds, interval(a,b)")
             low, high = float(value.start), float(value.end)
-            whole = isinstance(value.start, int) and isinstance(value.end, int)  # which int(interval(a,b)) makes them
+            whole = isinstance(value.start, int) and isinstance(value.end, int)  # as set by int(interval(a,b))
         else:
             raise ConfigError(f"{key}: expected interval(a,b), range(a,b) or a list to search over")
         log = "log" in value.tags
@@ -53,7 +53,7 @@ class Dimension:
         return cls(key, low, high, log, whole)
 
     def ask(self, trial: Any) -> str:
-        """The value that an Optuna trial suggests, as text for the command line."""
+        """The value suggested by an Optuna trial, as text for the command line."""
         if self.choices:
             return str(self.choices[trial.suggest_categorical(self.key, list(range(len(self.choices))))])
         if self.whole:
@@ -61,7 +61,7 @@ class Dimension:
         return f"{trial.suggest_float(self.key, self.low, self.high, log=self.log):.{DIGITS}g}"
 
     def to_unit(self, value: Any) -> float | None:
-        """Where ``value`` lies between the bounds, in [0, 1]; None where it is not of this space."""
+        """Position of ``value`` between the bounds, in [0, 1]; None if it is outside this space."""
         if self.choices:
             places = [i for i, choice in enumerate(self.choices) if str(choice) == str(value)]
             return (places[0] + 0.5) / len(self.choices) if places else None
@@ -71,7 +71,7 @@ class Dimension:
         return (at - low) / (high - low)
 
     def from_unit(self, place: float) -> Any:
-        """What Optuna calls the value at ``place``."""
+        """The value at ``place`` in [0, 1], in Optuna's representation."""
         if self.choices:
             return min(int(place * len(self.choices)), len(self.choices) - 1)
         low, high = (math.log(v) if self.log else v for v in (self.low, self.high))
@@ -81,11 +81,11 @@ class Dimension:
 
 
 def places(space: Sequence[Dimension], values: Mapping[str, Any]) -> NDArray[np.float64] | None:
-    """Values by key as a point (dimensions,) of the unit cube; None where one is not of the space."""
-    found = [dimension.to_unit(values.get(dimension.key)) for dimension in space]
-    return None if None in found else np.array(found, dtype=np.float64)
+    """Values by key as a point (dimensions,) of the unit cube; None if one is outside the space."""
+    point = [dimension.to_unit(values.get(dimension.key)) for dimension in space]
+    return None if None in point else np.array(point, dtype=np.float64)
 
 
 def values_at(space: Sequence[Dimension], point: NDArray[np.float64]) -> dict[str, Any]:
-    """A point (dimensions,) of the unit cube as values by key, as Optuna takes them."""
+    """A point (dimensions,) of the unit cube as values by key, in Optuna's representation."""
     return {dimension.key: dimension.from_unit(float(place)) for dimension, place in zip(space, point, strict=True)}

@@ -1,4 +1,4 @@
-"""An Optuna study of runs: each trial is a run in its own run directory, found and continued there like any other.
+"""An Optuna study of runs: each trial is a run in its own run directory, which is resumed or skipped like any other run.
 
 Akiba et al. 2019 (Optuna); Bergstra et al. 2011 (TPE, the default sampler); Golovin et al. 2017, section 3.2.2 (the median rule).
 """
@@ -25,27 +25,28 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 STARTUP = 5
-"""Trials that are finished before any is pruned."""
+"""Number of trials to finish before any is pruned."""
 
 
 class Study:
-    """Trials kept in `study.db`, by any number of workers at once, killed and begun again at will.
+    """Trials stored in `study.db`, shared by any number of workers, which may be killed and restarted at any time.
 
-    The value of a trial is its error on validation, which is minimised: the mean squared error, 1 - accuracy (`Metric.error`).
+    The value of a trial is its validation error, which is minimised: mean squared error, or 1 - accuracy (`Metric.error`).
 
     Args:
         folder: of the study.
-        space: what is searched over.
-        seed: of the sampler. Only a study of one worker that is not stopped tries the same values again.
+        space: the search space.
+        seed: of the sampler. The trials are reproducible only with a single worker that is not interrupted.
         sampler: tpe or random.
-        pruning: median: stop a run of one stage whose validation is worse than the median of earlier runs at the same update; none.
+        pruning: median: stop a run of one stage if its validation is worse than the median of earlier runs at that update; or none.
     """
 
     def __init__(self, folder: Path, space: Sequence[Dimension], seed: int, sampler: str, pruning: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.space = folder, space
         self._lock = FileLock(folder / "study.lock")
-        # Held as long as this process lives: how others see that a trial's worker is gone.
+        # Held as long as this process lives, so that others can see when a trial's worker is gone. Optuna's own heartbeat works
+        # only within `optimize()`, not with ask and tell.
         (folder / "workers").mkdir(exist_ok=True)
         self._name = uuid.uuid4().hex[:12]
         self._alive = self._lock_of(self._name)
@@ -53,7 +54,7 @@ class Study:
         with self._lock:
             storage = f"sqlite:///{(folder / 'study.db').resolve()}"
             self._study = optuna.create_study(study_name="metarun", storage=storage, direction="minimize", load_if_exists=True)
-            # Going on, or beside another worker, it shall not draw once more what has been drawn.
+            # A resumed study or a second worker must not repeat earlier draws.
             seed += 1000 * len(list((folder / "workers").iterdir())) + len(self._study.get_trials(deepcopy=False))
         startup = min(10, 5 * len(space))
         tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
@@ -61,32 +62,32 @@ class Study:
         self._study.pruner = optuna.pruners.MedianPruner(STARTUP) if pruning == "median" else optuna.pruners.NopPruner()
 
     def close(self) -> None:
-        """Let go of what this worker holds."""
+        """Release this worker's lock."""
         self._alive.release()
         self._alive_path(self._name).unlink(missing_ok=True)
 
     # Trials -----------------------------------------------------------------------------------------------------------------
 
     def trials(self) -> list[FrozenTrial]:
-        """All that have come to an end: finished, pruned, or failed without being taken up again."""
-        found = self._study.get_trials(deepcopy=False)
-        again = {trial.user_attrs.get("again") for trial in found}
+        """All trials that have ended: finished, pruned, or failed and not retried."""
+        trials = self._study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get("again") for trial in trials}
         ended = (TrialState.COMPLETE, TrialState.PRUNED)
-        return [t for t in found if t.state in ended or (t.state == TrialState.FAIL and t.number not in again)]
+        return [t for t in trials if t.state in ended or (t.state == TrialState.FAIL and t.number not in retried)]
 
     def empty(self) -> bool:
-        """Whether nothing has been tried or proposed yet."""
+        """Whether no trial has been run or proposed yet."""
         return not self._study.get_trials(deepcopy=False)
 
     def propose(self, values: Sequence[Mapping[str, Any]]) -> None:
-        """Try these first, in this order."""
+        """Queue these configurations as the next trials, in this order."""
         for point in values:
             self._study.enqueue_trial(dict(point))
 
     def ask(self, most: int, of: int) -> list[tuple[optuna.Trial, list[str]]]:
-        """Up to ``most`` trials with their overrides, until ``of`` are under way or ended; those of lost workers come first."""
+        """Up to ``most`` new trials with their overrides, up to ``of`` in total; trials of lost workers come first."""
         with self._lock:
-            self._take_up_lost()
+            self._retry_lost()
             running = sum(trial.state == TrialState.RUNNING for trial in self._study.get_trials(deepcopy=False))
             left = of - len(self.trials()) - running
             asked = []
@@ -97,16 +98,16 @@ class Study:
             return asked
 
     def follow(self, trial: optuna.Trial, job: Job) -> None:
-        """Report what a running job's validation curve has come to, and ask it to stop where the median rule says so."""
-        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        """Report a running job's validation curve so far, and ask the job to stop if the median rule prunes it."""
+        reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for step, error in curve(job.folder.metrics_path).items():
-            if step not in known:
+            if step not in reported:
                 trial.report(error, step)
                 if trial.should_prune() and job.status == "running":
                     job.folder.stop.touch()
 
     def tell(self, trial: optuna.Trial, job: Job) -> float | None:
-        """What a job came to → its error, None where it has none. One that was interrupted stays open, to be taken up again."""
+        """Report the outcome of a job → its error, or None. The trial of an interrupted job stays open and can be resumed."""
         status = job.status
         if status in ("waiting", "running", "interrupted"):
             return None
@@ -115,40 +116,40 @@ class Study:
         value = error_of(job.folder.results() or {}) if status == "finished" else None
         if value is not None:
             self._study.tell(trial, value)
-        else:  # one that diverged is a bad value, one that failed tells nothing of its values
+        else:  # a diverged run shows bad values; a failed run says nothing about its values
             self._study.tell(trial, state=TrialState.FAIL if status == "failed" else TrialState.PRUNED)
         return value
 
     def best(self) -> FrozenTrial | None:
-        """The finished trial of least error."""
+        """The finished trial with the smallest error."""
         done = [t for t in self.trials() if t.state == TrialState.COMPLETE and t.value is not None]
         return min(done, key=lambda t: t.value or 0.0, default=None)
 
     def best_overrides(self) -> list[str]:
-        """Those of the best trial."""
+        """The overrides of the best trial."""
         best = self.best()
         return (
             [f"{dimension.key}={dimension.ask(optuna.trial.FixedTrial(best.params))}" for dimension in self.space] if best else []
         )
 
     def line(self, trial: optuna.Trial, overrides: Sequence[str], job: Job, value: float | None, of: int) -> str:
-        """One trial and what came of it."""
+        """A line for the log: a trial and its outcome."""
         best = self.best()
-        least = f"; best {best.value:.4g} (trial {best.number})" if best else ""
+        so_far = f"; best {best.value:.4g} (trial {best.number})" if best else ""
         if value is not None:
-            came = f"error {value:.4g} on validation{' (known)' if job.skipped else ''}"
+            outcome = f"error {value:.4g} on validation{' (known)' if job.skipped else ''}"
         else:
-            came = "not finite on validation" if job.status == "finished" else job.said()
-        return f"trial {trial.number} ({len(self.trials())} of {of}): {' '.join(overrides)}: {came}{least}"
+            outcome = "not finite on validation" if job.status == "finished" else job.outcome()
+        return f"trial {trial.number} ({len(self.trials())} of {of}): {' '.join(overrides)}: {outcome}{so_far}"
 
     def report(self, tests: Sequence[Job]) -> str:
-        """Write search.json and the plots: what was chosen on validation, and its test over seeds → a line of it."""
+        """Write search.json and the plots: the values chosen on validation and their test over seeds → a summary."""
         best = self.best()
         if best is None:
-            raise ValueError("no trial has come to its end")
-        found = [job.folder.results() or {} for job in tests]
-        metric = recorded(found[0]).name
-        values = {results["seed"]: results["test"][metric]["mean"] for results in found}
+            raise ValueError("expected at least one finished trial, found none")
+        all_results = [job.folder.results() or {} for job in tests]
+        metric = recorded(all_results[0]).name
+        values = {results["seed"]: results["test"][metric]["mean"] for results in all_results}
         interval = over_seeds(list(values.values()))
         report = {
             "chosen": self.best_overrides(),
@@ -167,8 +168,8 @@ class Study:
             f"test {metric} over {len(values)} seeds, mean ± 95 % interval: {interval[0]:.4g}{spread}\n{self.folder}"
         )
 
-    def _take_up_lost(self) -> None:
-        """Trials whose worker is gone are tried again with the same values: in their run directory, from their checkpoint."""
+    def _retry_lost(self) -> None:
+        """Queue the trials of lost workers again with the same values; they resume in their run directories."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             worker = trial.user_attrs.get("worker")
             if worker == self._name:
@@ -192,14 +193,14 @@ class Study:
     # Pictures ---------------------------------------------------------------------------------------------------------------
 
     def draw(self) -> list[Path]:
-        """Optuna's own plots as PNG, those that the trials so far are enough for."""
+        """Write Optuna's plots as PNG files, as far as the trials allow."""
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
         from optuna.visualization import matplotlib as plots
 
-        kinds: dict[str, Any] = {
+        plotters: dict[str, Any] = {
             "history": plots.plot_optimization_history,
             "slice": plots.plot_slice,
             "curves": plots.plot_intermediate_values,
@@ -207,13 +208,13 @@ class Study:
             "timeline": plots.plot_timeline,
         }
         if len(self.space) < 2:
-            del kinds["contour"]
+            del plotters["contour"]
         if not any(trial.intermediate_values for trial in self.trials()):
-            del kinds["curves"]
+            del plotters["curves"]
         written = []
-        for name, plot in kinds.items():
+        for name, plot in plotters.items():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that a plot is experimental, or that a value is missing
+                warnings.simplefilter("ignore")  # about experimental plots and missing values
                 plot(self._study)
             path = self.folder / f"{name}.png"
             with replacing(path) as file:
@@ -224,7 +225,7 @@ class Study:
 
 
 def error_of(results: Mapping[str, Any]) -> float | None:
-    """The error on validation, from a results.json; None: it is not finite, or there is none."""
+    """The validation error, from a results.json; None: not finite, or no validation."""
     if not results.get("validation"):
         return None
     metric = recorded(results)
@@ -233,17 +234,17 @@ def error_of(results: Mapping[str, Any]) -> float | None:
 
 
 def curve(metrics: Path) -> dict[int, float]:
-    """The validation error by outer update, from a run's metrics.jsonl as far as it is written.
+    """The validation error by outer update, from a run's metrics.jsonl so far.
 
-    A run of several stages has none: it is judged on all stages after the last, and validated on the stage in training alone. Nor
-    has one with a metric of its own, whose lines do not tell whether higher is better: such a run is never pruned.
+    Empty for a run of several stages, which is judged on all stages after the last but validated only on the stage in training, and
+    for a custom metric, since its lines do not say whether higher is better; such runs are never pruned.
     """
-    found = {}
+    errors = {}
     for values in json_lines(metrics):
-        if any(key.startswith("stage/") for key in values):  # a row of R, the first of which is written before any update
+        if any(key.startswith("stage/") for key in values):  # a row of R; the first is written before any update
             return {}
         for metric in KNOWN.values():
             value = values.get(f"val/{metric.name}")
             if value is not None:
-                found[int(values["step"])] = metric.error(value)
-    return found
+                errors[int(values["step"])] = metric.error(value)
+    return errors

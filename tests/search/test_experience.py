@@ -59,5 +59,5 @@ def test_similar_tasks_lead_to_good_values_and_the_regression_to_better_ones(run
 
 
 def test_no_experience_is_said(tmp_path):
-    with pytest.raises(ConfigError, match=r"search\.warm_start: found no finished run"):
+    with pytest.raises(ConfigError, match=r"search\.warm_start: expected finished runs"):
         proposals([], np.zeros(2), SPACE, 3, 0)
