@@ -45,7 +45,8 @@ def imported(path: Path, known: set[str]) -> Iterator[str]:
             if parts[0] != "metarun":
                 continue
             places = (".".join(parts[1:count]) for count in range(len(parts), 1, -1))
-            yield next((place for place in places if place in known), "__init__")
+            candidates = (module for place in places for module in (place, f"{place}.__init__"))
+            yield next((module for module in candidates if module in known), "__init__")
 
 
 def graph(root: Path) -> dict[str, set[str]]:

@@ -78,7 +78,8 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_an_upward_import_and_a_circle_are_noticed(tmp_path):
-    (tmp_path / "trainer").mkdir()
+    for folder in ("trainer", "model"):
+        (tmp_path / folder).mkdir()
     for name, text in {
         "run.py": "from metarun.parts import build_parts\n",
         "parts.py": "from metarun.trainer import loop\n",
@@ -86,11 +87,11 @@ def test_an_upward_import_and_a_circle_are_noticed(tmp_path):
         "trainer/feed.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import metarun.trainer.meter\n",
         "trainer/meter.py": "from metarun.trainer.feed import Feed\n",
         "data.py": "from metarun.model import network\n",
-        "model.py": "import torch\n",
+        "model/__init__.py": "import torch\n",
     }.items():
         (tmp_path / name).write_text(text)
     imports = graph(tmp_path)
-    assert upward(imports) == ["data imports model", "trainer.loop imports run"]
+    assert upward(imports) == ["data imports model.__init__", "trainer.loop imports run"]
     assert circles(imports) == ["parts → trainer.loop → run → parts", "trainer.feed → trainer.meter → trainer.feed"]
 
 
