@@ -1,11 +1,11 @@
-"""Every algorithm after the same time of training: the table of docs/results.md.
+"""Compare all algorithms after the same training time: the table in docs/results.md.
 
     python scripts/compare.py                        sine, Omniglot and CIFAR-FS, more than an hour on two cores
     python scripts/compare.py --data sine --seconds 10
     python scripts/compare.py --algo maml,reptile --data omniglot
 
-A run is as many updates as fit into the time, found by a short trial; validation and test come on top. Runs lie in
-outputs/compare/, and what has finished there is not run again. The table is printed and written to outputs/compare/table.md.
+The number of updates that fit into the time is estimated by a short trial; validation and test are not included. Runs are in
+outputs/compare/; finished ones are not run again. The table is printed and written to outputs/compare/table.md.
 """
 
 import argparse
@@ -37,7 +37,7 @@ STEPS = (0, 1, 5, 10)
 
 
 def metarun(algo: str, data: str, name: str, *overrides: str) -> dict[str, Any] | None:
-    """One run by the command line, and its results; None where it fails, which is said."""
+    """Run metarun on the command line → its results; None if it fails, with its message printed."""
     path = FOLDER / name
     learner = ["algo=metalearner", f"algo.network={algo}"] if algo in NETWORKS else [f"algo={algo}"]
     command = ["-m", "metarun", *learner, f"data={data}", f"hydra.run.dir={path}", *overrides]
@@ -45,12 +45,12 @@ def metarun(algo: str, data: str, name: str, *overrides: str) -> dict[str, Any] 
     if done.returncode:
         print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
-    found: dict[str, Any] = json.loads((path / "results.json").read_text())
-    return found
+    results: dict[str, Any] = json.loads((path / "results.json").read_text())
+    return results
 
 
 def updates_in(seconds: float, algo: str, data: str, *overrides: str) -> int | None:
-    """How many updates fit into the time: trials of more and more updates, until one takes long enough to tell."""
+    """The number of updates that fit into the time, estimated by trials with more and more updates until one takes over 3 s."""
     count = 10
     while True:
         trial = metarun(
@@ -73,7 +73,7 @@ def updates_in(seconds: float, algo: str, data: str, *overrides: str) -> int | N
 
 
 def test_with(path: Path, shots: int) -> list[dict[str, Any]]:
-    """Scores of a finished run's learner on its test tasks with other shots, by step."""
+    """Test scores of a finished run's learner with another number of shots, by step."""
     config = RunFolder(path).configuration()
     config.data.shots = shots
     parts = build_parts(config)
@@ -87,7 +87,7 @@ def test_with(path: Path, shots: int) -> list[dict[str, Any]]:
 
 
 def compare(algo: str, data: str, seconds: float, overrides: list[str]) -> None:
-    """Run one cell, unless it is there."""
+    """Run one cell, unless it has finished before."""
     name = f"{algo}_{data}"
     if (FOLDER / name / "cell.json").exists():
         return
@@ -95,27 +95,27 @@ def compare(algo: str, data: str, seconds: float, overrides: list[str]) -> None:
     if count is None:
         return
     budget = [f"trainer.iterations={count}", f"trainer.validate_every={max(count // 5, 1)}"]
-    found = metarun(algo, data, name, *budget, *overrides)
-    if found is None:
+    results = metarun(algo, data, name, *budget, *overrides)
+    if results is None:
         return
     if data == "sine":
         shots = {shots: test_with(FOLDER / name, shots) for shots in (5, 10)}
     else:
-        score = found["test"][recorded(found).name]
-        shots = {1: [{"step": found["test"].get("steps", {"n": None})["n"], **score}]}
-    (FOLDER / name / "cell.json").write_text(json.dumps({"results": found, "by_shots": shots}))
-    print(f"{name}: {count:,} updates, {found['train']['seconds']:.0f} s", flush=True)
+        score = results["test"][recorded(results).name]
+        shots = {1: [{"step": results["test"].get("steps", {"n": None})["n"], **score}]}
+    (FOLDER / name / "cell.json").write_text(json.dumps({"results": results, "by_shots": shots}))
+    print(f"{name}: {count:,} updates, {results['train']['seconds']:.0f} s", flush=True)
 
 
-def cell(found: dict[str, Any] | None, percent: bool) -> str:
-    if found is None:
+def cell(score: dict[str, Any] | None, percent: bool) -> str:
+    if score is None:
         return ""
-    if found["mean"] is None:
-        return f"not finite on {found['n_nonfinite']} (median {found['median']:.3g})" if found["median"] else "not finite"
+    if score["mean"] is None:
+        return f"not finite on {score['n_nonfinite']} (median {score['median']:.3g})" if score["median"] else "not finite"
     if percent:
-        return f"{100 * found['mean']:.1f} ± {100 * found['ci95']:.1f}"
-    tail = f" (median {found['median']:.2g})" if found["median"] and found["mean"] > 20 * found["median"] else ""
-    return f"{found['mean']:.3g} ± {found['ci95']:.2g}{tail}"
+        return f"{100 * score['mean']:.1f} ± {100 * score['ci95']:.1f}"
+    tail = f" (median {score['median']:.2g})" if score["median"] and score["mean"] > 20 * score["median"] else ""
+    return f"{score['mean']:.3g} ± {score['ci95']:.2g}{tail}"
 
 
 def table(data: str) -> str:
@@ -134,10 +134,10 @@ def table(data: str) -> str:
         if waves:
             for shots in ("5", "10"):
                 by_step = kept["by_shots"][shots]
-                if len(by_step) == 1:  # a learner without steps: what it says stands under the last
+                if len(by_step) == 1:  # a learner without steps: its score goes into the last column
                     row += [""] * (len(STEPS) - 1) + [cell(by_step[0], percent=False)]
                     continue
-                steps = {found["step"]: found for found in by_step}
+                steps = {row_at["step"]: row_at for row_at in by_step}
                 shown = {step: cell(steps.get(step), percent=False) for step in STEPS}
                 last = max(steps)
                 if last not in STEPS:
@@ -152,11 +152,11 @@ def table(data: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="sine,omniglot,cifarfs", help="of " + ", ".join(ALGORITHMS))
-    parser.add_argument("--algo", help="some algorithms; all that suit the data where left out")
-    parser.add_argument("--seconds", type=float, help="of training a run; else 60 on sine and 90 on images")
-    parser.add_argument("--show", action="store_true", help="the table of what has finished, and run nothing")
-    parser.add_argument("overrides", nargs="*", help="for metarun, such as trainer.threads=1 seed=1")
+    parser.add_argument("--data", default="sine,omniglot,cifarfs", help="comma-separated, among " + ", ".join(ALGORITHMS))
+    parser.add_argument("--algo", help="comma-separated; default: all that suit the data")
+    parser.add_argument("--seconds", type=float, help="training time per run; default: 60 on sine, 90 on images")
+    parser.add_argument("--show", action="store_true", help="print the table of finished runs without running anything")
+    parser.add_argument("overrides", nargs="*", help="overrides for metarun, such as trainer.threads=1 seed=1")
     given = parser.parse_args()
     torch.set_num_threads(1)
     pages = []

@@ -1,4 +1,4 @@
-"""Draw docs/fisher.png: ways to estimate the Fisher's diagonal against the exact one, on an MLP trained on MNIST."""
+"""Draw docs/fisher.png: estimates of the diagonal Fisher compared with the exact one, for an MLP trained on MNIST."""
 
 import logging
 from collections.abc import Iterable
@@ -45,15 +45,15 @@ def main() -> None:
         optimizer.step()
     exact = flat(fisher(learner, stage.train, "exact", SAMPLES).values())
     sampled = [flat(fisher(learner, stage.train, "sampled", SAMPLES).values()) for _ in range(6)]
-    found = {
+    estimates = {
         "sampled labels,\none pass": sampled[0],
         "sampled labels,\nsix passes": np.mean(sampled, 0),
         "true labels": flat(fisher(learner, stage.train, "true", SAMPLES).values()),
-        "likeliest labels": flat(fisher(learner, stage.train, "argmax", SAMPLES).values()),
+        "most likely labels": flat(fisher(learner, stage.train, "argmax", SAMPLES).values()),
         f"squared mean of\nbatches of {BATCH}": squared_batch_means(learner, stage.train),
     }
-    ratios = {name: value.sum() / exact.sum() for name, value in found.items()}
-    for name, value in found.items():
+    ratios = {name: value.sum() / exact.sum() for name, value in estimates.items()}
+    for name, value in estimates.items():
         log.info("%s: trace %.3f of the exact, correlation %.3f", name, ratios[name], np.corrcoef(value, exact)[0, 1])
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     bars, points = figure.subplots(1, 2)
@@ -61,10 +61,10 @@ def main() -> None:
     bars.axvline(1, color="#222222", linewidth=1)
     bars.set(xscale="log", xlabel="trace, exact = 1")
     bars.invert_yaxis()
-    some = np.random.default_rng(0).choice(np.flatnonzero(exact > 0), 3000)
-    for name, colour in zip(list(found)[::-1][:1] + list(found)[1:2], ("#c0392b", "#2471a3"), strict=True):
-        points.plot(exact[some], found[name][some], ".", color=colour, markersize=2, label=name.replace("\n", " "))
-    ends = [exact[some].min(), exact[some].max()]
+    sample = np.random.default_rng(0).choice(np.flatnonzero(exact > 0), 3000)
+    for name, colour in zip(list(estimates)[::-1][:1] + list(estimates)[1:2], ("#c0392b", "#2471a3"), strict=True):
+        points.plot(exact[sample], estimates[name][sample], ".", color=colour, markersize=2, label=name.replace("\n", " "))
+    ends = [exact[sample].min(), exact[sample].max()]
     points.plot(ends, ends, color="#222222", linewidth=1)
     points.set(xscale="log", yscale="log", xlabel="exact Fisher of a weight", ylabel="estimate")
     points.legend(fontsize=8, frameon=False, markerscale=5)

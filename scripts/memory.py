@@ -1,8 +1,8 @@
-"""Peak memory of an update against inner steps: MAML, MAML with recomputed steps, implicit MAML. Draws docs/memory.png.
+"""Measure the peak memory of an update by inner steps, for MAML, MAML with recomputation and implicit MAML; draw docs/memory.png.
 
     python scripts/memory.py        two minutes
 
-Each measurement is a process of its own: the peak of its resident memory above what it held before the update.
+Each measurement runs in a separate process: peak resident memory during the update minus resident memory before it.
 """
 
 import multiprocessing
@@ -35,13 +35,13 @@ def learner(name: str, steps: int) -> Algorithm:
 
 
 def peak(name: str, steps: int) -> float:
-    """MiB that one update needs at its peak."""
+    """Peak memory of one update in MiB."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     y = torch.arange(WAYS).repeat_interleave(SHOTS).expand(TASKS, -1)
     examples = Examples(torch.rand(TASKS, WAYS * SHOTS, 1, SIDE, SIDE), y, WAYS)
     tasks = Episodes(examples, examples)
-    learner(name, 1).backward(Episodes(examples.tasks(slice(0, 1)), examples.tasks(slice(0, 1))))  # what torch allocates once
+    learner(name, 1).backward(Episodes(examples.tasks(slice(0, 1)), examples.tasks(slice(0, 1))))  # one-time allocations of torch
     algorithm = learner(name, steps)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     algorithm.backward(tasks)
@@ -57,9 +57,9 @@ def main() -> None:
     figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in ("maml", "maml, recomputed", "imaml"):
-            found = [pool.apply(peak, (name, steps)) for steps in STEPS]
-            print(name, {steps: round(mib) for steps, mib in zip(STEPS, found, strict=True)}, flush=True)
-            axes.plot(STEPS, found, marker="o", label=name)
+            peaks = [pool.apply(peak, (name, steps)) for steps in STEPS]
+            print(name, {steps: round(mib) for steps, mib in zip(STEPS, peaks, strict=True)}, flush=True)
+            axes.plot(STEPS, peaks, marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="inner steps", ylabel="peak memory of an update, MiB", xticks=STEPS)
     axes.set_yticks([200, 500, 1000, 2000], ["200", "500", "1000", "2000"])
     axes.set_xticklabels([str(steps) for steps in STEPS])

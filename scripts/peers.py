@@ -1,6 +1,6 @@
-"""The work that scripts/benchmark.py measures as others write it: with `higher`, with TorchOpt, and as a plain loop over tasks.
+"""Baselines for scripts/benchmark.py: the same work with `higher`, with TorchOpt, and as a plain loop over tasks.
 
-Learners take a metarun network's parameters as they are, so every gradient lands in the same tensors and can be compared.
+Learners use the parameters of a metarun network, so all gradients go to the same tensors and can be compared.
 """
 
 import random
@@ -39,7 +39,7 @@ def accumulate(weights: Iterator[nn.Parameter], gradients: tuple[Tensor, ...]) -
 
 
 def stride_of(network: Network) -> int:
-    """Of a `conv4`'s convolutions: 2 where they halve, 1 where pooling does."""
+    """Stride of a `conv4`'s convolutions: 2 if they halve the size, 1 if pooling does."""
     return 2 if isinstance(network, Conv4) and network.halve == "stride" else 1
 
 
@@ -70,7 +70,7 @@ def higher_maml(network: Network, rate: float, steps: int, first_order: bool) ->
                 for _ in range(steps):
                     step.step(loss(fast(support_x), support_y))
                 outer = loss(fast(query_x), query_y) / len(episodes)
-                if first_order:  # its weights have let go of those they came from
+                if first_order:  # the adapted weights are detached from the initial ones
                     accumulate(net.parameters(), torch.autograd.grad(outer, list(fast.parameters())))
                 else:
                     outer.backward()
@@ -158,7 +158,7 @@ def loop_protonet(network: Network) -> Fill:
         for support_x, _, query_x, query_y in each(episodes):
             embedded = forward(network, network.weights(), torch.cat([support_x, query_x]))
             support, query = embedded.split([len(support_x), len(query_x)])
-            means = support.view(episodes.support.ways or 1, -1, support.shape[1]).mean(1)  # examples come class by class
+            means = support.view(episodes.support.ways or 1, -1, support.shape[1]).mean(1)  # examples are ordered by class
             distances = (query.unsqueeze(1) - means).square().sum(2)
             (F.cross_entropy(-distances, query_y) / len(episodes)).backward()
 
@@ -205,7 +205,7 @@ def loop_waves(tasks: int, points: int, device: torch.device) -> list[Tensor]:
 
 
 def loop_images(images: Tensor, classes: int, tasks: int, ways: int, shots: int, queries: int) -> list[Tensor]:
-    """Support and query images (T, n, C, H, W) of ``images``, which lie class by class."""
+    """Support and query images (T, n, C, H, W) from ``images``, which are ordered by class."""
     size, sets = len(images) // classes, []
     for _ in range(tasks):
         chosen = [

@@ -1,14 +1,14 @@
-"""Run published cells under their whole protocol, record what they give, and write the board docs/reproduced.md.
+"""Run published cells under their full protocol, record the results, and write the board docs/reproduced.md.
 
-    python scripts/reproduce.py --minutes 150               what is missing or stale, cheapest first, on one core
+    python scripts/reproduce.py --minutes 150               missing or stale runs, cheapest first, on one core
     python scripts/reproduce.py --minutes 60 --only 'split_mnist_*' --seeds 20
-    python scripts/reproduce.py --plan                      what would be run, with the estimated minutes
-    python scripts/reproduce.py --board                     write the page again from the records
+    python scripts/reproduce.py --plan                      list the runs to do, with estimated minutes
+    python scripts/reproduce.py --board                     rewrite the page from the records
 
-A cell begins with three seeds; it gets more while its verdict is inconclusive, up to --seeds. Run directories are in
-outputs/reproduce/; a run that the minutes end is continued the next time. Each finished run is recorded at once in
-docs/reproduced/, so its run directory may go. A run that cannot end within the minutes is not begun unless --begin is given.
-Estimates are counted operations times the speed of the runs recorded so far.
+Each cell starts with three seeds and gets more, up to --seeds, while its verdict is inconclusive. Run directories are in
+outputs/reproduce/; a run interrupted by the time limit is resumed the next time. Each finished run is recorded at once in
+docs/reproduced/, so its run directory may be deleted. A run that cannot finish within the time limit is not started without
+--begin. Estimates are counted operations times the speed of the runs recorded so far.
 """
 
 import argparse
@@ -40,20 +40,20 @@ DOCS = Path(__file__).parents[1] / "docs"
 README = DOCS.parent / "README.md"
 MARKS = ("<!-- board -->", "<!-- /board -->")
 UPDATE = 0.7e-3
-"""Seconds of an update beside its operations."""
+"""Overhead of an update in seconds, besides its operations."""
 SPEED = 1e10
-"""Floating-point operations a second, as long as nothing is recorded: of one core."""
+"""Assumed floating-point operations per second of one core, as long as nothing is recorded."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A seed of a cell that is to be run."""
+    """A run to do: one seed of a cell."""
 
     cell: Cell
     seed: int
     folder: Path
     seconds: float
-    """Estimated, of what remains to be done."""
+    """Estimated time."""
 
     @property
     def begun(self) -> bool:
@@ -65,32 +65,32 @@ class Job:
 
 
 class Work:
-    """What each cell takes: counted once by building its parts."""
+    """Estimates the time of each cell by counting operations; the parts of a cell are built once."""
 
     def __init__(self, records: dict[str, Record]) -> None:
         self.records = records
         self.known: dict[str, float | None] = {}
 
     def possible(self, cell: Cell) -> bool:
-        """Whether the cell can be run here: not so where its data are missing, which is said once."""
+        """Whether the cell can be run here; if its data are missing, this is reported once."""
         if cell.name not in self.known:
             try:
                 self.known[cell.name] = self.of(cell)
             except ConfigError as error:
                 self.known[cell.name] = None
-                print(f"{cell.name}: left out: {error}", flush=True)
+                print(f"{cell.name}: skipped: {error}", flush=True)
         return self.known[cell.name] is not None
 
     def of(self, cell: Cell) -> float:
-        """Seconds on one core by count alone.
+        """Estimated seconds on one core, from the counted operations alone.
 
         Raises:
             ConfigError: the cell cannot be run here.
         """
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             parts = build_parts(compose("config", list(cell.overrides)))
-        one = parts.stages[0].train.sample(torch.arange(1))
-        passes = work_of(parts.algorithm, one) * parts.algorithm.passes(one)
+        task = parts.stages[0].train.sample(torch.arange(1))
+        passes = work_of(parts.algorithm, task) * parts.algorithm.passes(task)
         stages = len(parts.stages)
         updates = parts.trainer.iterations * stages if parts.algorithm.trains else 0
         tests = parts.trainer.test_tasks * stages * (stages + 1 if stages > 1 else 1)
@@ -98,10 +98,10 @@ class Work:
         return updates * UPDATE + operations / SPEED
 
     def seconds(self, cell: Cell) -> float:
-        """The count times how much longer the runs on record took than theirs; the cell's own where it has some."""
+        """Estimated seconds: those of the cell's recorded runs, else the count scaled by the ratio for other recorded cells."""
         own = self.records.get(cell.name)
         if own and own.runs:
-            return 1.2 * float(median(run.seconds for run in own.runs))  # validation and test come on top
+            return 1.2 * float(median(run.seconds for run in own.runs))  # plus validation and test
         factors = [
             median(run.seconds for run in record.runs) / known
             for name, record in self.records.items()
@@ -111,7 +111,7 @@ class Work:
 
 
 def wanted(cell: Cell, record: Record | None, most: int) -> range:
-    """The seeds that the cell should have: three; while a verdict is inconclusive as many as it takes, and then ``most``."""
+    """The seeds to run: three; while a verdict is inconclusive, the number of seeds wanted, and finally ``most``."""
     entries = [board.Entry(cell, figure, value, record) for figure, value in cell.published.items()]
     have = len(record.runs) if record else 0
     if have < SEEDS or all(entry.verdict != "inconclusive" for entry in entries):
@@ -134,7 +134,7 @@ def jobs(records: dict[str, Record], work: Work, options: argparse.Namespace) ->
 
 
 def drop_stale(records: dict[str, Record]) -> None:
-    """Take out the records whose protocol is no longer that of their cell, and say so."""
+    """Drop and report the records whose protocol is no longer that of their cell."""
     for name, record in list(records.items()):
         changed = stale(record)
         if changed:
@@ -143,15 +143,15 @@ def drop_stale(records: dict[str, Record]) -> None:
 
 
 def stale(record: Record) -> dict[str, tuple[object, object]]:
-    """The keys in which the cell's protocol of today differs from the record's."""
+    """The keys in which the cell's present protocol differs from the record's."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", list(cells()[record.cell].overrides))
     return departures(record.protocol, protocol(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]
 
 
-def record_runs(records: dict[str, Record], found: Iterable[Run], folder: Path) -> None:
-    """Record those of the runs that are of a published cell and came to an end."""
-    for run in found:
+def record_runs(records: dict[str, Record], runs: Iterable[Run], folder: Path) -> None:
+    """Record the runs that belong to a published cell and have ended."""
+    for run in runs:
         if run.status not in FINAL:
             continue
         cell = cell_of(run)
@@ -168,16 +168,16 @@ def record_runs(records: dict[str, Record], found: Iterable[Run], folder: Path) 
 
 
 def cell_of(run: Run) -> Cell | None:
-    """The published cell that a run's command names; None: there is none."""
-    said = {f"{key}={value}" for key, value in run.overrides.items()}
+    """The published cell of a run, by the run's overrides; None: no such cell."""
+    overrides = {f"{key}={value}" for key, value in run.overrides.items()}
     for cell in cells().values():
-        if {override.lstrip("+") for override in cell.overrides} <= said:
+        if {override.lstrip("+") for override in cell.overrides} <= overrides:
             return cell
     return None
 
 
 def write_board(records: dict[str, Record], docs: Path = DOCS, readme: Path = README) -> None:
-    """Write docs/reproduced.md, and the totals between the two marks of the README."""
+    """Write docs/reproduced.md, and the totals between the two markers in the README."""
     entries = board.board(records)
     with replacing(docs / "reproduced.md") as file:
         file.write(board.markdown(entries).encode())
@@ -190,7 +190,7 @@ def write_board(records: dict[str, Record], docs: Path = DOCS, readme: Path = RE
 
 
 class Runner:
-    """Runs one job after another on each core, until the minutes are over or nothing is missing."""
+    """Runs jobs on each core, one after another, until the time is over or no run is missing."""
 
     def __init__(self, records: dict[str, Record], options: argparse.Namespace) -> None:
         self.records, self.options = records, options
@@ -207,27 +207,25 @@ class Runner:
                     if process.poll() is not None:
                         self._end(job, process)
         finally:
-            for _, process in self.running:  # each writes a checkpoint and is continued the next time
+            for _, process in self.running:  # each writes a checkpoint and is resumed the next time
                 process.send_signal(signal.SIGINT)
             for job, process in list(self.running):
                 self._end(job, process)
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return self.end - time.monotonic()
 
     def _begin(self) -> bool:
-        """Begin the cheapest job that fits, those first that were begun before; False: there is none, or no core is free."""
+        """Start the cheapest job that fits, preferring interrupted ones; False: no such job, or no free core."""
         if len(self.running) >= self.options.cores:
             return False
         missing = [job for job in jobs(self.records, self.work, self.options) if job.folder not in self.tried]
         fits = [job for job in missing if self.options.begin or job.begun or job.seconds <= self.left]
         if not fits:
             if not self.running:
-                print(
-                    f"{len(missing)} runs are missing, none of which fits into the minutes left" if missing else "no run is missing"
-                )
+                print(f"{len(missing)} runs are missing, but none fits into the time left" if missing else "no run is missing")
             return False
         job = min(fits, key=lambda job: (not job.begun, job.seconds))
         self.tried.add(job.folder)
@@ -250,15 +248,17 @@ class Runner:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60.0, help="stop after these; what is running is continued the next time")
-    parser.add_argument("--cores", type=int, default=1, help="runs at once, one thread each")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="cells with such names, as 'maml_sine*'")
-    parser.add_argument("--seeds", type=int, default=10, help="most seeds of a cell")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit; interrupted runs are resumed the next time")
+    parser.add_argument("--cores", type=int, default=1, help="number of parallel runs, one thread each")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="only cells whose names match, such as 'maml_sine*'")
+    parser.add_argument("--seeds", type=int, default=10, help="maximum number of seeds per cell")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--begin", action="store_true", help="begin runs that cannot end within the minutes, too")
-    parser.add_argument("--plan", action="store_true", help="print what is missing and run nothing")
-    parser.add_argument("--board", action="store_true", help="write the board from the records and run nothing")
-    parser.add_argument("--record", type=Path, nargs="+", default=[], metavar="RUNS", help="record finished runs of these folders")
+    parser.add_argument("--begin", action="store_true", help="also start runs that cannot finish within the time limit")
+    parser.add_argument("--plan", action="store_true", help="list the missing runs without running them")
+    parser.add_argument("--board", action="store_true", help="write the board from the records without running anything")
+    parser.add_argument(
+        "--record", type=Path, nargs="+", default=[], metavar="RUNS", help="record the finished runs in these folders"
+    )
     parser.add_argument("--runs", type=Path, default=Path("outputs/reproduce"), help="folder of the run directories")
     parser.add_argument("--records", type=Path, default=DOCS / "reproduced", help="folder of the records")
     options = parser.parse_args()

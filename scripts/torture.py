@@ -1,17 +1,17 @@
-"""Kill metarun hundreds of times, continue it each time, and see that nothing is lost.
+"""Kill metarun hundreds of times, resume it each time, and check that nothing is lost.
 
-    python scripts/torture.py --rounds 100              forked from one process that has imported everything
-    python scripts/torture.py --rounds 10 --fresh       each start a process of its own, imports included
-    python scripts/torture.py --seconds 20 --seed 3     as long as that, as the tests do
+    python scripts/torture.py --rounds 100              processes forked from one that has imported everything
+    python scripts/torture.py --rounds 10 --fresh       a new process for each start, including imports
+    python scripts/torture.py --seconds 20 --seed 3     with a time limit, as in the tests
 
-A round is a command in an empty folder. It is killed at random, up to four times: by SIGKILL at a moment anywhere in the time that
-it takes; by itself right before its n-th operation on a file (open, rename, link, remove, fsync), so that each of them is hit
-however short it is; or by the system in the middle of a write, the one that would make a file larger than n bytes. Then the same
-command runs until it is finished. What it leaves must be what a run leaves that was never killed: the same bytes of weights,
-optimizer and continual state, the same figures, lines of metrics and scores of test tasks. After each kill every file that is
-there must be whole, and a run must go on from its checkpoint and not from an earlier one.
+A round runs a command in an empty folder and kills it at random, up to four times: by SIGKILL at a random time; by itself just
+before its n-th file operation (open, rename, link, remove, fsync), so that every operation can be hit however short it is; or by
+the system in the middle of a write that would make a file larger than n bytes. Then the same command runs until it finishes. Its
+output must equal that of a run that was never killed: the same bytes of weights, optimizer and continual-learning state, and the
+same results, metrics and scores of test tasks. After each kill every existing file must be complete, and the run must resume from
+its last checkpoint.
 
-Exit status 1 if anything was lost. metarun itself knows nothing of this.
+The exit status is 1 if anything was lost. metarun itself has no code for this test.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # a process with threads is not one to fork
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # a process with threads must not be forked
     os.environ[threads] = "1"
 
 import numpy as np  # noqa: E402
@@ -80,7 +80,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 VOLATILE = {"seconds", "tasks_per_second", "resumed_at", "time/tasks_per_second", "environment"}
 PATIENCE = 120.0
-"""Seconds after which a process hangs."""
+"""Seconds after which a process is considered hung."""
 WARM = (
     *("metarun.cli", "metarun.run", "metarun.data.sine", "metarun.data.folder", "metarun.data.omniglot", "torch._dynamo"),
     *("hydra_plugins.metarun_sweeper", "metarun.sweep", "torch.utils.tensorboard.writer", "matplotlib.figure", "pooch"),
@@ -92,7 +92,7 @@ WARM = (
         "metarun.model.conv4",
     ),
 )
-"""What a command imports."""
+"""Modules that commands import."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ class Kill:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process has ended.
+    """How a process ended.
 
     Attributes:
-        status: of its exit; negative: a signal.
-        said: on both outputs.
-        noted: the operation on a file that it was killed before, or how many there were.
+        status: exit status; negative: killed by this signal.
+        output: standard output and error.
+        noted: the file operation before which it was killed, or the number of file operations.
     """
 
     status: int
-    said: str
+    output: str
     noted: str
 
     @property
@@ -126,7 +126,7 @@ class Ended:
 
 
 def work(arguments: Sequence[str], folder: Path, kill: Kill | None, notes: int) -> int:
-    """The command in ``folder``, with a kill waiting for it; the operations on files are told to the pipe ``notes``."""
+    """Run the command in ``folder`` with a planned ``kill``; file operations are reported to the pipe ``notes``."""
     os.chdir(folder)
     count = watch(kill, notes)
     if kill is not None and kill.by == "size":
@@ -146,7 +146,7 @@ def work(arguments: Sequence[str], folder: Path, kill: Kill | None, notes: int) 
 
 
 def watch(kill: Kill | None, notes: int) -> list[str]:
-    """Count the operations that change files in the folder this process is in, and strike before the one that ``kill`` says."""
+    """Count the operations that change files in the working directory, and kill this process before the one planned by ``kill``."""
     here, count = os.getcwd() + os.sep, []
     own = os.getpid()
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -184,9 +184,9 @@ def watch(kill: Kill | None, notes: int) -> list[str]:
 
 
 def start(arguments: Sequence[str], folder: Path, kill: Kill | None, *, fresh: bool) -> Ended:
-    """Run the command in ``folder`` to its end, which ``kill`` may bring about."""
+    """Run the command in ``folder`` until it ends by itself or by ``kill``."""
     (said, speak), (noted, note) = os.pipe(), os.pipe()
-    for pipe in (speak, note):  # nobody reads before the end
+    for pipe in (speak, note):  # large buffers, as they are read only at the end
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 2**20)
     pid = os.fork()
     if pid == 0:
@@ -216,26 +216,26 @@ def start(arguments: Sequence[str], folder: Path, kill: Kill | None, *, fresh: b
 
 
 def runs(folder: Path) -> dict[str, Path]:
-    """The run directories in ``folder``, by their place in it."""
+    """The run directories in ``folder``, by relative path."""
     return {str(path.parent.relative_to(folder)): path.parent for path in sorted(folder.glob("outputs/*/*/.hydra"))}
 
 
 def position(run: Path) -> dict[str, Any] | None:
-    """That in the checkpoint from which a run would go on."""
+    """The position in the checkpoint from which the run would resume."""
     last, before = (run / "checkpoints" / f"{name}.pt" for name in ("last", "previous"))
     path = last if last.is_file() else before
-    found: dict[str, Any] | None = torch.load(path, weights_only=True)["position"] if path.is_file() else None
-    return found
+    saved: dict[str, Any] | None = torch.load(path, weights_only=True)["position"] if path.is_file() else None
+    return saved
 
 
 def arrays(path: Path) -> dict[str, Any]:
-    """Those in a file of NumPy's."""
-    with path.open("rb") as file, np.load(file) as found:
-        return dict(found)
+    """The arrays in an npz file."""
+    with path.open("rb") as file, np.load(file) as content:
+        return dict(content)
 
 
-def half_there(folder: Path) -> list[str]:
-    """What in ``folder`` is there, and not whole."""
+def incomplete(folder: Path) -> list[str]:
+    """The incomplete files in ``folder``."""
     bad = []
     readers = {".json": lambda path: json.loads(path.read_text()), ".pt": lambda path: torch.load(path, weights_only=True)}
     readers |= {".npz": arrays, ".png": lambda path: Image.open(path).load()}
@@ -244,12 +244,12 @@ def half_there(folder: Path) -> list[str]:
             try:
                 readers[path.suffix](path)
             except Exception as error:
-                bad.append(f"{path.relative_to(folder)} is half there: {error!r}")
+                bad.append(f"{path.relative_to(folder)} is incomplete: {error!r}")
     return bad
 
 
 def differences(whole: Any, found: Any, where: str = "") -> list[str]:
-    """Where ``found`` is another than ``whole``, but for times and machines; tensors and numbers to the bit."""
+    """Where ``found`` differs from ``whole``, except times and machines; tensors and numbers are compared bit for bit."""
     if isinstance(whole, dict) and isinstance(found, dict):
         keys = (whole.keys() | found.keys()) - VOLATILE
         missing = [f"{where}/{key} is there once" for key in keys if (key in whole) != (key in found)]
@@ -268,7 +268,7 @@ def differences(whole: Any, found: Any, where: str = "") -> list[str]:
 
 
 def left_by(folder: Path) -> dict[str, Any]:
-    """All that runs have left in ``folder`` that must not depend on kills."""
+    """The output of the runs in ``folder`` that must not depend on kills."""
     found: dict[str, Any] = {}
     for name, run in runs(folder).items():
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -285,7 +285,7 @@ def left_by(folder: Path) -> dict[str, Any]:
 
 
 def where(folder: Path, ended: Ended, kill: Kill) -> str:
-    """Where a kill has struck, for people."""
+    """Where a kill took effect, as text."""
     if kill.by == "operation":
         return f"before {ended.noted}"
     if kill.by == "size":
@@ -312,15 +312,15 @@ class Torture:
     """Rounds of one call.
 
     Args:
-        place: folder for everything.
-        seed: of what is killed when.
-        fresh: start each process anew.
+        place: working folder.
+        seed: of the random kills.
+        fresh: whether to start a new interpreter for each process.
     """
 
     def __init__(self, place: Path, seed: int, *, fresh: bool) -> None:
         self.place, self.random, self.fresh = place, random.Random(seed), fresh  # noqa: S311
         self.whole: dict[str, tuple[dict[str, Any], float, int, int]] = {}
-        """By command: what it leaves, its seconds, its operations on files, its largest file."""
+        """By command: its output, seconds, number of file operations and size of its largest file."""
         self.struck: Counter[str] = Counter()
         self.kills = self.resumed = self.lost = 0
         pictures = place / "images"
@@ -332,31 +332,31 @@ class Torture:
                 Image.fromarray(noise).save(pictures / f"class{c}" / f"{i}.png")
 
     def folder(self, name: str) -> Path:
-        """A new one, with a class of a user's in it."""
+        """A new folder with a user's class in it."""
         folder = self.place / name
         folder.mkdir()
         (folder / "noisy.py").write_text(NOISY)
         return folder
 
     def arguments(self, name: str) -> list[str]:
-        """Of the command of this name."""
+        """The arguments of the command ``name``."""
         return [argument.replace("IMAGES", str(self.place / "images")) for argument in COMMANDS[name]]
 
     def never_killed(self, name: str) -> tuple[dict[str, Any], float, int, int]:
-        """The command run once without harm."""
+        """Run the command once without kills."""
         if name not in self.whole:
             folder = self.folder(f"whole {name}")
             began = time.monotonic()
             ended = start(self.arguments(name), folder, None, fresh=self.fresh)
             if ended.status:
-                raise SystemExit(f"{name}: it does not even run without a kill\n{ended.said}")
+                raise SystemExit(f"{name}: failed without a kill\n{ended.output}")
             seconds = time.monotonic() - began
             largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             self.whole[name] = (left_by(folder), seconds, int(ended.noted.splitlines()[-1]), largest)
         return self.whole[name]
 
     def kill(self, name: str) -> Kill:
-        """A way and a moment, anywhere in the run."""
+        """A random kind and time of kill."""
         _, seconds, operations, largest = self.never_killed(name)
         by = self.random.choices(("moment", "operation", "size"), (4, 4, 1))[0]
         if by == "moment":
@@ -366,7 +366,7 @@ class Torture:
         return Kill(by, int(largest ** self.random.uniform(0, 1)))
 
     def round(self, number: int, name: str) -> None:
-        """Run the command ``name``, kill it on the way, let it finish, and compare."""
+        """Run the command ``name``, kill it, let it finish, and compare."""
         whole = self.never_killed(name)[0]
         folder = self.folder(f"{number} {name}")
         said, bad = [], []
@@ -375,19 +375,19 @@ class Torture:
             ended = start(self.arguments(name), folder, kill, fresh=self.fresh)
             if not ended.killed:
                 if ended.status:
-                    bad.append(f"status {ended.status}: {ended.said[-2000:]}")
+                    bad.append(f"status {ended.status}: {ended.output[-2000:]}")
                 break
             self.kills += 1
             said.append(where(folder, ended, kill))
-            bad += half_there(folder)
+            bad += incomplete(folder)
         self.struck.update(said)
         known = {key: at["step"] for key, run in runs(folder).items() if (at := position(run))}
         done = {key for key, run in runs(folder).items() if (run / "results.json").is_file()}
         ended = start(self.arguments(name), folder, None, fresh=self.fresh)
         if ended.status:
-            bad.append(f"status {ended.status} at the end: {ended.said[-2000:]}")
+            bad.append(f"status {ended.status} at the end: {ended.output[-2000:]}")
         else:
-            bad += half_there(folder)
+            bad += incomplete(folder)
             found = left_by(folder)
             bad += differences(whole, found)
             for key, step in known.items():
@@ -411,10 +411,10 @@ class Torture:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no round after these")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no round after this time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="these commands alone")
-    parser.add_argument("--fresh", action="store_true", help="a process of its own for each start, imports included")
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="only these commands")
+    parser.add_argument("--fresh", action="store_true", help="start a new interpreter for each process")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -435,13 +435,13 @@ def main() -> None:
             done += 1
             torture.round(done, order.pop())
         print(f"\n{done} rounds of {len(torture.whole)} commands in {time.monotonic() - began:.0f} s (seed {given.seed}):")
-        print(f"{torture.kills} kills, {torture.resumed} runs continued from a checkpoint, something lost in {torture.lost} rounds")
+        print(f"{torture.kills} kills, {torture.resumed} runs resumed from a checkpoint, something lost in {torture.lost} rounds")
         for said, count in torture.struck.most_common():
             print(f"{count:5d}  {said}")
         if torture.lost:
             kept = Path(tempfile.mkdtemp(prefix="torture-lost"))
             shutil.copytree(place, kept, dirs_exist_ok=True)
-            print(f"what was lost can be looked at in {kept}")
+            print(f"the failed rounds are kept in {kept}")
     sys.exit(bool(torture.lost))
 
 

@@ -1,9 +1,9 @@
-"""How many trials a search needs on a task, warm against cold, played back on errors that were measured over a grid.
+"""Compare the number of trials that a search needs with and without warm start, on errors measured over a grid.
 
-    python scripts/warm_start.py run exp              the grid on ten distributions: 500 short runs, some minutes a distribution
-    python scripts/warm_start.py compare exp          each held out in turn; 20 seeds of the sampler
+    python scripts/warm_start.py run exp              the grid on ten distributions: 500 short runs, some minutes per distribution
+    python scripts/warm_start.py compare exp          each distribution held out in turn; 20 seeds of the sampler
 
-A trial gets the error of the grid's nearest point; it has arrived where that is within 5 % of the grid's least.
+A trial gets the error of the nearest grid point; the search ends when it is within 5 % of the grid's smallest error.
 """
 
 import subprocess
@@ -54,7 +54,7 @@ def run(folder: Path) -> None:
 
 
 def measured(folder: Path) -> tuple[Numbers, Numbers, dict[str, float]]:
-    """Points (n, 2), their errors (n,), infinite where a run diverged, and the task's features."""
+    """Points (n, 2), their errors (n,), infinite if the run diverged, and the task's features."""
     points, errors = [], []
     features: dict[str, float] = {}
     for path in sorted(folder.rglob("results.json")):
@@ -68,7 +68,7 @@ def measured(folder: Path) -> tuple[Numbers, Numbers, dict[str, float]]:
 
 
 def trials(points: Numbers, errors: Numbers, first: Sequence[Mapping[str, Any]], seed: int) -> int:
-    """How many until one is near the best."""
+    """Number of trials until one is close to the best."""
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=10))
     for values in first:
         study.enqueue_trial(dict(values))

@@ -1,4 +1,4 @@
-"""The work that scripts/benchmark.py measures: metarun's way to do it, and beside it those of scripts/peers.py."""
+"""The work that scripts/benchmark.py measures: metarun's implementation and those of scripts/peers.py."""
 
 import io
 import subprocess
@@ -45,11 +45,11 @@ LIBRARIES = ("higher", "torchopt")
 RATE = 0.01  # of inner steps
 UPDATES = 500  # of a short training
 Contenders = dict[str, Callable[[], Any]]
-"""By name what does the work once → gradients or scores, which all must agree on; of a clock of its own → seconds."""
+"""Functions, by name, that do the work once → gradients or scores, which must agree, or seconds if they time themselves."""
 
 
 class Place(NamedTuple):
-    """Where and how large: ``tasks`` None as the case says."""
+    """Device, number of tasks (None: that of the case) and type."""
 
     device: torch.device
     tasks: int | None = None
@@ -71,7 +71,7 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Shape:
-    """Tasks of one form, and the network that they are learned with."""
+    """The shape of the tasks, with the network to learn them."""
 
     data: str
     tasks: int
@@ -89,12 +89,12 @@ class Shape:
 
     @property
     def waves(self) -> bool:
-        """Whether tasks are sine waves, and not classes of images."""
+        """Whether tasks are sine waves instead of images."""
         return not self.ways
 
     @property
     def images(self) -> tuple[int, int, int, int, int]:
-        """Classes, images of each, channels, height, width."""
+        """Number of classes, images per class, channels, height, width."""
         return (1000, 20, 1, 28, 28) if self.data == "Omniglot" else (64, 60, 3, 84, 84)
 
     def spec(self) -> TaskSpec:
@@ -109,7 +109,7 @@ class Shape:
         return Conv4(self.images[2:], outputs, filters, halve="stride" if self.strided else "pool")
 
     def source(self, device: torch.device) -> TaskSource:
-        """Tasks of real waves, or of images of noise."""
+        """Sine tasks, or tasks of random images."""
         if self.waves:
             return Sine(0, shots=self.shots, queries=self.queries).stages(device)[0].train
         return ImageTasks(0, self.noise().to(device), Classes.of_sizes([self.images[1]] * self.images[0]), self.shape())
@@ -122,7 +122,7 @@ class Shape:
         return TaskShape(self.ways or None, self.shots, self.queries)
 
     def episodes(self, place: Place) -> Episodes:
-        """Noise: what it is does not matter to the clock."""
+        """Random tasks, as their content does not affect the time."""
         tasks = place.tasks or self.tasks
 
         def normal(*size: int) -> Tensor:
@@ -138,7 +138,7 @@ class Shape:
 
 
 class Given(TaskSource):
-    """Tasks that are there already."""
+    """A source of given tasks."""
 
     def __init__(self, episodes: Episodes) -> None:
         self.episodes = episodes
@@ -151,7 +151,7 @@ class Given(TaskSource):
 
 
 def training(learner: Algorithm, episodes: Episodes, fills: Mapping[str, peers.Fill | None]) -> Contenders:
-    """Whole updates; at a rate of 0 the optimizer does its work, and the weights stay the same for all."""
+    """Complete updates with a learning rate of 0, so that the optimizer works but the weights stay the same for all."""
     weights = list(learner.parameters())
     optimizer = torch.optim.Adam(weights, 0.0, fused=True)
 
@@ -171,7 +171,7 @@ def maml(shape: Shape, place: Place, steps: int = 1, first_order: bool = False) 
     fills = {
         "metarun": learner.backward,
         "higher": peers.higher_maml(net, RATE, steps, first_order) if "higher" in here else None,
-        # Its optimizers keep the graph always.
+        # TorchOpt's optimizers always keep the graph.
         "torchopt": peers.torchopt_maml(net, RATE, steps) if "torchopt" in here and not first_order else None,
         "loop": peers.loop_maml(net, RATE, steps, first_order),
     }
@@ -179,7 +179,7 @@ def maml(shape: Shape, place: Place, steps: int = 1, first_order: bool = False) 
 
 
 def variants(shape: Shape, place: Place, steps: int = 1) -> Contenders:
-    """Metarun's own ways to do the same: in chunks of its choice, in one piece, and in chunks with recomputed steps."""
+    """Variants of metarun's update: default chunks, a single chunk, and recomputed steps."""
     make = partial(MAML, shape.spec(), shape.network, RATE, inner_steps=steps)
     learners = {"metarun": make(), "one piece": make(task_chunk=shape.tasks), "recomputed": make(recompute=True)}
     made, episodes = {}, shape.episodes(place)
@@ -218,7 +218,7 @@ def evaluation(shape: Shape, place: Place, steps: int = 10) -> Contenders:
 
 
 def of_fisher(tasks: int, place: Place, *, sampled: bool) -> Contenders:
-    """Of a perceptron on MNIST's shapes."""
+    """Diagonal Fisher of an MLP on inputs of MNIST's shape."""
     count = place.tasks or tasks
     spec = TaskSpec(CLASSIFICATION, (1, 28, 28), 10, 10, "images", examples=True)
     learner = Supervised(spec, lambda outputs, shape=None: MLP((1, 28, 28), outputs, [400, 400])).to(place.device, place.dtype)
@@ -232,7 +232,7 @@ def of_fisher(tasks: int, place: Place, *, sampled: bool) -> Contenders:
 
 
 def sampling(shape: Shape, place: Place) -> Contenders:
-    """The tasks of an update, small ones for many updates ahead as the trainer does, and beside it the update itself."""
+    """Sampling the tasks of an update (small ones for many updates ahead, as in the trainer), compared with the update itself."""
     source, tasks = shape.source(place.device), place.tasks or shape.tasks
     one = source.sample(torch.arange(1))
     ahead = min(max(1, SAMPLED_VALUES // (tasks * (one.support.x.numel() + one.query.x.numel()))), 64)
@@ -255,14 +255,14 @@ def sampling(shape: Shape, place: Place) -> Contenders:
 
 
 class Terminal(io.StringIO):
-    """Shows a progress bar to nobody, who is a terminal."""
+    """A stream that pretends to be a terminal, so that the progress bar is drawn."""
 
     def isatty(self) -> bool:
         return True
 
 
 def trainer(place: Place) -> Contenders:
-    """Seconds of a sine update in `Trainer.fit` with all it does around it, and in a bare loop of the same update."""
+    """Seconds per sine update in `Trainer.fit`, including all overhead, and in a bare loop of the same update."""
 
     def configuration(iterations: int, checkpoint_every: float = 30.0) -> DictConfig:
         keys = ["validate_every=null", "val_tasks=1", "test_tasks=1", "figures=false", f"device={place.device}"]
@@ -271,7 +271,7 @@ def trainer(place: Place) -> Contenders:
             return compose("config", [f"trainer.{key}" for key in keys])
 
     def fit(iterations: int, checkpoint_every: float) -> tuple[float, float]:
-        """Seconds of an update without its checkpoints, and of the whole call."""
+        """Seconds per update without checkpoints, and of the whole call."""
         parts = build_parts(configuration(iterations, checkpoint_every))
         began = time.perf_counter()
         with TemporaryDirectory() as folder, redirect_stderr(Terminal()):
@@ -300,7 +300,7 @@ def trainer(place: Place) -> Contenders:
 
 
 def start(place: Place) -> Contenders:
-    """Seconds from the command to the first update of the default run, and of an import of torch."""
+    """Seconds from the start of the command to the first update of the default run, and of importing torch."""
 
     def first_update() -> float:
         with TemporaryDirectory() as folder:

@@ -62,7 +62,7 @@ def test_a_run_that_does_not_fit_is_not_begun(small, capsys):
     options.begin = False
     reproduce.Runner({}, options).run()
     assert not options.runs.exists()
-    assert "3 runs are missing, none of which fits" in capsys.readouterr().out
+    assert "3 runs are missing, but none fits" in capsys.readouterr().out
 
 
 def test_a_cell_that_cannot_be_run_here_is_named_once(small, capsys):
@@ -70,7 +70,7 @@ def test_a_cell_that_cannot_be_run_here_is_named_once(small, capsys):
     runner = reproduce.Runner({}, options)
     assert list(reproduce.jobs({}, runner.work, options)) == []
     assert list(reproduce.jobs({}, runner.work, options)) == []
-    assert capsys.readouterr().out.count("small: left out") == 1
+    assert capsys.readouterr().out.count("small: skipped") == 1
 
 
 def test_the_board_is_written_between_the_marks(tmp_path):

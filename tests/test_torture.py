@@ -23,7 +23,7 @@ def test_nothing_is_lost():
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(kind in done.stdout for kind in KINDS)
-    kills, resumed = map(int, re.search(r"(\d+) kills, (\d+) runs continued from a checkpoint", done.stdout).groups())
+    kills, resumed = map(int, re.search(r"(\d+) kills, (\d+) runs resumed from a checkpoint", done.stdout).groups())
     assert kills >= 5
     assert resumed >= 2
     assert "before " in done.stdout
@@ -38,4 +38,4 @@ def test_what_is_lost_is_found(torture, tmp_path):
     (tmp_path / "results.json").write_text('{"half')
     torch.save({"a": torch.zeros(9)}, tmp_path / "last.pt")
     (tmp_path / "test.npz").write_bytes((tmp_path / "last.pt").read_bytes()[:100])
-    assert sorted(line.split()[0] for line in torture.half_there(tmp_path)) == ["results.json", "test.npz"]
+    assert sorted(line.split()[0] for line in torture.incomplete(tmp_path)) == ["results.json", "test.npz"]
