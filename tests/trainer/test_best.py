@@ -1,5 +1,7 @@
 """Selection of weights, checkpoints by the clock, and signals that stop a run."""
 
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import nn
 
 from metarun.ranks import ALONE, Ranks
+from metarun.rng import derive
 from metarun.signals import Interrupted, Signals
 from metarun.trainer.best import BestWeights
 from metarun.trainer.draws import Draws
@@ -65,8 +68,11 @@ def test_a_signal_stops_all_processes():
     assert stopping(ALONE).caught(False) == (0, False)
     assert stopping(ALONE, 15).caught(True) == (15, True)
     assert stopping(Others(0, 2)).caught(False) == (12, True)
-    stopping(ALONE).check()
-    stopping(ALONE, 15).stop(0)
+    for end in (stopping(ALONE).check, partial(stopping(ALONE, 15).stop, 0)):
+        with suppress(Interrupted):
+            end()
+            continue
+        pytest.fail("stopped without a signal")
     for of, number in ((stopping(ALONE, 15), 15), (stopping(Others(0, 2)), 12)):
         with pytest.raises(Interrupted, match=r"^stopped at update 3 of 8$") as caught:
             of.check()
@@ -81,5 +87,14 @@ def test_draws_are_those_of_seed_step_and_purpose():
             drawn[seed, at] = float(torch.rand(()))
             torch.rand(7)
     assert len(set(drawn.values())) == len(drawn) == 8
+    assert drawn[1, (1, "end")] == float(torch.rand((), generator=torch.Generator().manual_seed(derive(1, "torch", 1, "end"))))
     Draws(1, torch.device("cpu")).reseed(1, "end")
     assert float(torch.rand(())) == drawn[1, (1, "end")]
+
+
+@pytest.mark.parametrize(("device", "seeded"), [("cpu", []), ("cuda", [derive(3, "torch", 5)])])
+def test_a_gpu_is_seeded_alike(device, seeded, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    Draws(3, torch.device(device)).reseed(5)
+    assert seeds == seeded

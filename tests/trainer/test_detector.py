@@ -93,3 +93,5 @@ def test_what_guessing_boundaries_remembers_is_restored():
     assert again.variance > 0
     assert len(again.memory) == 6
     assert torch.equal(again.memory.stored.query.x, detector.memory.stored.query.x)
+    again.load_state_dict(detector.state_dict(), torch.device("meta"))
+    assert again.memory.stored.query.x.device.type == "meta"

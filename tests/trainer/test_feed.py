@@ -107,5 +107,6 @@ def test_a_learner_whose_tasks_cannot_be_divided_is_refused(monkeypatch):
     assert Sharding(algorithm, ContinualMethod(), settings, ALONE).samples_shard
     monkeypatch.setattr(algorithm, "trains", False)
     assert Sharding(algorithm, ContinualMethod(), settings, Ranks(0, 2)).samples_shard
+    assert Sharding(algorithm, ContinualMethod(), settings, Ranks(3, 4)).samples_shard  # a task each
     with pytest.raises(ConfigError, match=r"^trainer\.tasks=4: expected 5 or more, one for each of torchrun's processes$"):
         Sharding(algorithm, ContinualMethod(), settings, Ranks(0, 5))

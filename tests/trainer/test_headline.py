@@ -52,6 +52,7 @@ def test_the_best_mean_over_stages_on_validation():
     assert headline("validation", steps=2).best([np.array([[2.0], [1.0], [1.0]])]) == 1  # the first of equals
     assert headline("validation", steps=2).best([np.array([[2.0], [math.nan], [3.0]])]) == 0  # not finite: not chosen
     assert headline("validation", steps=2, trained=1).best([np.full((3, 1), math.inf)]) == 1
+    assert headline("trained", steps=2, trained=1).best([np.full((1, 1), math.inf)]) == 0  # there is one row alone
 
 
 def test_diverged_tasks_are_counted_and_named():
@@ -59,10 +60,19 @@ def test_diverged_tasks_are_counted_and_named():
     b = np.array([[0.1, 0.1, 0.1], [0.9, math.inf, 1.2]])
     found = diverged({"a": a, "b": b}, 1, MSE)
     assert found["n"] == 3
-    assert [tuple(task.values()) for task in found["tasks"]] == [("b", 1, None), ("a", 1, 20.5), ("b", 2, 1.2)]
+    assert found["tasks"] == [
+        {"stage": "b", "task": 1, "mse": None},
+        {"stage": "a", "task": 1, "mse": 20.5},
+        {"stage": "b", "task": 2, "mse": 1.2},
+    ]
     assert found["others"]["mean"] == pytest.approx((10.25 + 0.9) / 2)
     assert found["others"]["n_tasks"] == 3
     assert diverged({"a": a, "b": b}, 0, MSE) is None
+    same = np.array([[0.1, 0.1, 0.1], [9.0, math.nan, 9.0]])  # of equals the first stage and task come first
+    assert [(task["stage"], task["task"]) for task in diverged({"d": same, "c": same}, 1, MSE)["tasks"]] == [
+        *(("c", 1), ("d", 1)),
+        *(("c", 0), ("c", 2), ("d", 0), ("d", 2)),
+    ]
     many = np.array([np.full(12, 0.05), np.arange(12.0)])
     assert (diverged({"a": many}, 1, MSE)["n"], len(diverged({"a": many}, 1, MSE)["tasks"])) == (11, 10)
 

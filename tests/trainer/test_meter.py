@@ -101,6 +101,16 @@ def test_time_is_that_between_start_and_log_without_pauses():
     assert of.state.position.seconds == 10
     assert of.log == [{"step": 10, "train/loss": 2.0, "time/tasks_per_second": 3.0}]
     assert of.state.losses.updates == 0
+    of.clock.now += 20
+    of.log_losses(Reading({"learner": 2.0}, 0))
+    assert of.state.position.seconds == 30
+
+
+def test_loss_and_speed_are_shown_beside_the_bar(monkeypatch):
+    of, shown = meter(step=10, seconds=4.0), []
+    monkeypatch.setattr(of, "show", lambda **keys: shown.append(keys))
+    of.log_losses(Reading({"learner": 1.23456, "extra": 1.0}, 0))
+    assert shown == [{"loss": "2.235", "tasks/s": "8"}]
 
 
 def test_parts_are_logged_where_there_are_several():

@@ -44,6 +44,9 @@ def test_the_sequence_by_its_definition():
             stage = (stage + 1 + steps[number] % 2) % 3
         assert found[number] == stage, number
     assert stages_of_rounds(5, 0, 3, 0.3) == []
+    changes = [number > 0 and draw < 0.3 for number, draw in enumerate(draws)]
+    two = stages_of_rounds(5, 40, 2, 0.3)
+    assert [a != b for a, b in zip([0, *two], two, strict=False)] == changes  # always to the other one
 
 
 def test_scores_are_of_before_the_labels(tmp_path):
