@@ -12,6 +12,7 @@ from metarun.config import ConfigError
 from metarun.ranks import ALONE
 from metarun.signals import Signals
 from metarun.tracking import NoLog, RunFolder
+from metarun.trainer import compiled
 from metarun.trainer.assembly import assemble, initial_state
 from metarun.trainer.online import stages_of_rounds
 from metarun.trainer.settings import Settings
@@ -67,6 +68,33 @@ def test_a_learner_that_trains_nothing_makes_no_updates():
     assert (state.iterations, state.total) == (0, 0)
     with pytest.raises(ConfigError, match=r"^cl: Scratch trains nothing, so there is nothing to keep; choose cl=none$"):
         initial_state(settings, algorithm, stages, Method())
+
+
+def test_losses_are_summed_on_the_learners_device():
+    stages, algorithm = made("maml", "sine")
+    settings = Settings(0, iterations=4, tasks=3, optimizer=SGD)
+    state = initial_state(settings, algorithm.to("meta"), stages, ContinualMethod())
+    assert state.losses.learner.device.type == "meta"
+
+
+@pytest.mark.parametrize("compile_", ["on", "off"])
+def test_updates_run_compiled_programs_where_they_are_asked_for(compile_, tmp_path, monkeypatch):
+    ran = []
+
+    class Programs:
+        def __init__(self, algorithm):
+            self.algorithm = algorithm
+
+        def backward(self, episodes):
+            ran.append(self.algorithm)
+            return self.algorithm.backward(episodes)
+
+    monkeypatch.setattr(compiled, "Programs", Programs)
+    state, settings, stages = state_of(compile=compile_)
+    sharding = Sharding(state.algorithm, state.method, settings, ALONE)
+    loop = assemble(settings, state, sharding, RunFolder(tmp_path), "", NoLog(), ALONE, Signals(), time.monotonic)
+    loop.update(stages[0].train.sample(torch.arange(3)))
+    assert ran == ([state.algorithm] if compile_ == "on" else [])
 
 
 @pytest.mark.parametrize("online", [False, True])

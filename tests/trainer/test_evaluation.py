@@ -143,6 +143,7 @@ def test_scores_are_of_the_tasks_from_0_on_whatever_their_number():
     assert seen == [[0], [0, 1, 2], [3, 4, 5], [6]]
     assert called == [1, 2, 3]
     assert evaluate(algorithm, SOURCE, 7, path=False).shape == (1, 7)
+    np.testing.assert_allclose(evaluate(algorithm, SOURCE, 7, path=False, steps=1), whole[1:2], rtol=1e-5)
     np.testing.assert_allclose(evaluate(algorithm, SOURCE, 7, path=False), whole[-1:], rtol=1e-5)
 
 
@@ -168,3 +169,5 @@ def test_what_else_a_test_tells_is_put_together():
     }
     np.testing.assert_allclose(found["amplitude"], tasks.context["amplitude"].numpy())
     np.testing.assert_allclose(found["first"], tasks.query.x[:, 0, 0].numpy())
+    algorithm.task_chunk = None  # all at once
+    np.testing.assert_array_equal(evaluation.probe(algorithm, SOURCE, 5)["first"], found["first"])
