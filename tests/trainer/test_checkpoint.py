@@ -1,7 +1,9 @@
 """Checkpoints: whole, with one in reserve."""
 
+import io
 import random
 import resource
+import zipfile
 from unittest.mock import Mock
 
 import pytest
@@ -69,6 +71,28 @@ def test_no_flipped_bit_is_read_as_something_else(tmp_path, former):
 def test_a_checkpoint_is_a_file_that_torch_reads(tmp_path):
     save(tmp_path / "last.pt", {"weights": torch.ones(3)})
     assert torch.equal(torch.load(tmp_path / "last.pt", weights_only=True)["weights"], torch.ones(3))
+
+
+def test_a_checkpoint_is_a_zip_file_whose_comment_is_its_digest(two):
+    last, _ = two
+    with zipfile.ZipFile(last) as archive:
+        assert archive.testzip() is None
+        assert archive.comment == last.read_bytes()[-40:]
+    assert archive.comment.startswith(b"blake2b:")
+    assert last.read_bytes()[-42:-40] == b"\x28\0"  # its length, little-endian
+    assert last.read_bytes().count(b"PK\5\6") == 1
+    unsealed = io.BytesIO()
+    torch.save({"schema": 1, "step": 2}, unsealed)  # nothing is lost, and the comment's length alone is changed
+    assert len(unsealed.getvalue()) + 40 == last.stat().st_size
+    with pytest.raises(ValueError, match=r"^expected a zip file without a comment$"):
+        checkpoint._sealed(last.read_bytes())
+
+
+def test_a_checkpoint_of_a_gpu_is_read_on_the_cpu(two, monkeypatch):
+    own, places = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *given, **keys: (places.append(keys["map_location"]), own(*given, **keys))[1])
+    load(two[0])
+    assert places == ["cpu"]
 
 
 def test_a_kill_between_two_renames_costs_nothing_more(two, caplog):

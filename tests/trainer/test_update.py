@@ -74,6 +74,7 @@ class Method(ContinualMethod):
         algorithm.w.grad += 1
 
     def curvature(self, algorithm):
+        assert isinstance(algorithm, Learner)
         self.notes.append("curvature")
         return {"w": tensor([1.0, 3.0])}
 
