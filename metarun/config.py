@@ -19,6 +19,8 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
     "trainer": ("device", "threads", "compile", "checkpoint_every", "log_every", "tensorboard", "figures", "paper_tasks"),
 }
 """Keys that do not change what a run computes, and the seed, which is part of the directory's name."""
+IGNORED = frozenset(f"{node}.{key}".lstrip(".") for node, keys in NO_EFFECT.items() for key in keys)
+"""The same by full key."""
 
 LATER: dict[str, dict[str, Any]] = {
     "trainer": {"nonfinite": "stop", "deterministic": False, "clip_value": None, "report_steps": "last"},
@@ -55,23 +57,30 @@ def digest(plain: Mapping[str, Any], keep: Iterable[str] = ()) -> str:
 def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys in which two resolved configurations differ, with both values; the seed is one of them, `NO_EFFECT` is not.
 
-    A key that an earlier version did not have counts with the value that does the same. Of metarun's own classes the name counts,
-    and not the module, which may move between versions.
+    metarun's own classes are compared by name, because their modules may move between versions.
     """
-    aside = {f"{node}.{key}" if node else key for node, keys in NO_EFFECT.items() for key in keys} - {"seed"}
+    ignored = IGNORED - {"seed"}
 
     def values(config: Mapping[str, Any]) -> dict[str, Any]:
-        found = {key: value for key, value in flat(config) if key.split(".")[0] not in aside and key not in aside}
-        own = {key for key, value in found.items() if key.endswith("_target_") and str(value).startswith("metarun.")}
-        return {key: value.rpartition(".")[2] if key in own else value for key, value in found.items()}
+        compared = {key: value for key, value in flat(config) if key.split(".")[0] not in ignored and key not in ignored}
+        return {key: value.rpartition(".")[2] if names_own_class(key, value) else value for key, value in compared.items()}
 
-    before, after = values(then), values(now)
-    pairs = {key: (before.get(key, FORMER.get(key)), after.get(key, FORMER.get(key))) for key in dict.fromkeys((*before, *after))}
+    return differences(values(then), values(now))
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The full keys whose values differ, with both values; a key that one side lacks has its value in `FORMER` there."""
+    pairs = {key: (then.get(key, FORMER.get(key)), now.get(key, FORMER.get(key))) for key in dict.fromkeys((*then, *now))}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def names_own_class(key: str, value: Any) -> bool:
+    """Whether a key names one of metarun's classes."""
+    return key.endswith("_target_") and str(value).startswith("metarun.")
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested configuration by full keys, `algo.inner_lr`; lists are values."""
+    """The values of a nested configuration by full key (`algo.inner_lr`); a list is a value."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.claim import LOCK, OWNER, Claim, claimed
+from metarun.config import flat as leaves
 from metarun.files import WRITING, json_lines, read_results, replacing
 
 PACKAGE = Path(__file__).resolve().parent
@@ -207,15 +208,9 @@ class NoLog(Log):
         pass
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+def flat(config: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """Nested keys as `a.b`, with lists and nulls as text, as required by TensorBoard's hparams."""
-    out: dict[str, str | int | float | bool] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
-    return out
+    return {key: value if isinstance(value, str | int | float | bool) else str(value) for key, value in leaves(config)}
 
 
 def source_digest(config: Mapping[str, Any]) -> str:

@@ -27,11 +27,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from metarun.config import CONFIGS, ConfigError
+from metarun.config import CONFIGS, ConfigError, differences
 from metarun.files import replacing
 from metarun.parts import build_parts
 from metarun.report import board
-from metarun.report.records import FINAL, Cell, Record, cells, departures, measure, protocol, read, start, write
+from metarun.report.records import FINAL, Cell, Record, cells, measure, protocol, read, start, write
 from metarun.report.runs import Run, collect
 from metarun.report.verdict import SEEDS
 from metarun.trainer.evaluation import work_of
@@ -146,7 +146,7 @@ def stale(record: Record) -> dict[str, tuple[object, object]]:
     """The keys in which the cell's present protocol differs from the record's."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", list(cells()[record.cell].overrides))
-    return departures(record.protocol, protocol(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]
+    return differences(record.protocol, protocol(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]
 
 
 def record_runs(records: dict[str, Record], runs: Iterable[Run], folder: Path) -> None:

@@ -10,9 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from metarun.config import CONFIGS, FORMER, NO_EFFECT, flat
-
-IGNORED = {f"{node}.{key}" for node, keys in NO_EFFECT.items() for key in keys}
+from metarun.config import CONFIGS, FORMER, IGNORED, flat
 
 
 @cache

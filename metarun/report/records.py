@@ -5,6 +5,7 @@ were measured. `scripts/reproduce.py` writes records, `metarun/report/board.py` 
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -12,19 +13,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from metarun.config import CONFIGS, FORMER, ConfigError, flat
+from metarun.config import CONFIGS, ConfigError, flat, names_own_class
 from metarun.files import replacing
 from metarun.metric import KNOWN
 from metarun.report import sweeps
 from metarun.report.published import Published, published
-from metarun.report.runs import IGNORED, Run
+from metarun.report.runs import NOT_DISTINCTIVE, Run
 from metarun.report.scores import score
 
 FINAL = ("finished", "diverged")
 """Statuses of runs that are recorded: rerunning them would give the same results."""
 
 IGNORED_IF_FULL = {"reference", "budget.name", "budget.share", "budget.operations", "budget.test_tasks"}
-"""Keys that, besides `IGNORED`, do not affect the results of a run with a full budget."""
+"""Keys that, besides `NOT_DISTINCTIVE`, do not affect the results of a run with a full budget."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,8 @@ def cells() -> dict[str, Cell]:
 
 def protocol(config: Mapping[str, Any]) -> dict[str, Any]:
     """The protocol of a composed configuration, by full key: all but the seed, the machine and the names of metarun's classes."""
-    return {key: value for key, value in flat(config) if key not in IGNORED | IGNORED_IF_FULL and not _names_own_class(key, value)}
-
-
-def departures(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys in which two protocols differ, with both values; a key added since then has its former value there."""
-    keys = dict.fromkeys((*then, *now))
-    pairs = {key: (then.get(key, FORMER.get(key)), now.get(key, FORMER.get(key))) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    ignored = NOT_DISTINCTIVE | IGNORED_IF_FULL
+    return {key: value for key, value in flat(config) if key not in ignored and not names_own_class(key, value)}
 
 
 def start(cell: Cell, run: Run) -> Record:
@@ -179,10 +174,6 @@ def read(folder: Path) -> dict[str, Record]:
     return records
 
 
-def _names_own_class(key: str, value: Any) -> bool:
-    return key.endswith("_target_") and str(value).startswith("metarun.")
-
-
 def _streams() -> Iterable[tuple[str, tuple[str, ...]]]:
     """The cells of continual-learning tables, named by data set, scenario and method, with the overrides of their runs."""
     for sweep in map(sweeps.read, sweeps.names()):
@@ -194,4 +185,4 @@ def _streams() -> Iterable[tuple[str, tuple[str, ...]]]:
 
 
 def _finite(value: float | None) -> float | None:
-    return None if value is None or value != value or abs(value) == float("inf") else value
+    return None if value is None or not math.isfinite(value) else value

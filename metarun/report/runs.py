@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from metarun.config import NO_EFFECT, ConfigError
+from metarun.config import IGNORED, ConfigError
 from metarun.files import json_lines, read_results
 from metarun.metric import Metric, recorded
 from metarun.report.protocol import departures, repeats
@@ -26,7 +26,7 @@ Numbers = NDArray[np.float64]
 NOT_RUNS = {"superseded", "eval", "checkpoints", "figures"}
 """Folders inside a run directory that are not runs themselves."""
 
-IGNORED = {f"{node}.{key}" if node else key for node, keys in NO_EFFECT.items() for key in keys} | {"table", "paper", "budget"}
+NOT_DISTINCTIVE = IGNORED | {"table", "paper", "budget"}
 """Keys whose overrides do not distinguish runs: they do not affect training, or reports show them separately."""
 
 
@@ -115,7 +115,7 @@ class Run:
         Omitted are overrides without effect, those that repeat what the run's table or row sets, those of ``known`` keys, and those
         equal to the values ``given``.
         """
-        ignored = IGNORED | set(known)
+        ignored = NOT_DISTINCTIVE | set(known)
         table, paper = self.overrides.get("table", ""), self.overrides.get("paper", "")
         overrides = [
             f"{key}={value}"

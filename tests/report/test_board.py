@@ -7,9 +7,9 @@ import pytest
 import reproduce
 import yaml
 
-from metarun.config import ConfigError
+from metarun.config import ConfigError, differences
 from metarun.report import board, records
-from metarun.report.records import Cell, Measured, Record, cells, departures, measure, protocol
+from metarun.report.records import Cell, Measured, Record, cells, measure, protocol
 from metarun.report.runs import collect
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -116,9 +116,9 @@ def test_a_file_that_is_no_record_is_named(tmp_path, text):
 def test_a_protocol_is_all_that_changes_a_figure():
     one = {"seed": 1, "algo": {"_target_": "metarun.algo.maml.MAML", "inner_lr": 0.1}, "trainer": {"device": "cpu", "clip": None}}
     other = {"seed": 2, "algo": {"_target_": "metarun.maml.MAML", "inner_lr": 0.2}, "trainer": {"device": "cuda", "clip": None}}
-    assert departures(protocol(one), protocol(other)) == {"algo.inner_lr": (0.1, 0.2)}
-    assert departures({}, {"trainer.nonfinite": "stop"}) == {}  # what versions without the key did
-    assert departures({}, {"trainer.nonfinite": "skip"}) == {"trainer.nonfinite": ("stop", "skip")}
+    assert differences(protocol(one), protocol(other)) == {"algo.inner_lr": (0.1, 0.2)}
+    assert differences({}, {"trainer.nonfinite": "stop"}) == {}  # what versions without the key did
+    assert differences({}, {"trainer.nonfinite": "skip"}) == {"trainer.nonfinite": ("stop", "skip")}
     assert protocol({"model": {"_target_": "torch.nn.Linear"}}) == {"model._target_": "torch.nn.Linear"}
 
 
