@@ -101,6 +101,11 @@ def require(ok: bool, key: str, value: object, expected: str) -> None:
         raise RangeError(key, value, expected)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, shortened; the name of its class if it has no text."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean x?`; the list of choices if none is close, and nothing if there are none."""
     choices = sorted(choices)

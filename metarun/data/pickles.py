@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from metarun.config import ConfigError
+from metarun.config import ConfigError, first_line
 
 KINDS = "biuf"
 """NumPy kinds of numeric types: booleans, signed and unsigned integers, floating-point numbers."""
@@ -34,8 +34,7 @@ def load_arrays(path: Path, most: int) -> Any:
         with path.open("rb") as file:
             return _Reader(_Bounded(file, size)).load()
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise ConfigError(f"{path}: not a readable pickle of arrays ({reason})") from None
+        raise ConfigError(f"{path}: not a readable pickle of arrays ({first_line(error)})") from None
 
 
 class _Bounded:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metarun.config import ConfigError
+from metarun.config import ConfigError, first_line
 from metarun.files import replacing
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def load(path: Path) -> dict[str, Any] | None:
     try:
         content = torch.load(io.BytesIO(_checked(path.read_bytes())), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes torch, zipfile or pickle raise
-        raise Damaged(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
+        raise Damaged(f"{path}: not a readable checkpoint ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise Damaged(f"{path}: not a checkpoint of metarun")
     version = content.get("schema", SCHEMA)  # the best weights of the first version said none
@@ -111,7 +111,3 @@ def _checked(content: bytes) -> bytes:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).hexdigest().encode()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

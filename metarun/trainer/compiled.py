@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metarun.algo.algorithm import Algorithm, weighted
+from metarun.config import first_line
 from metarun.episodes import Episodes, Examples
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class _Program:
         try:
             trace = make_fx(lambda *tensors: self._flat(part, tensors))(*inputs)
         except Exception as error:  # a learner may do anything in there
-            raise NotCompiled(f"they cannot be traced ({_first_line(error)})") from None
+            raise NotCompiled(f"they cannot be traced ({first_line(error)})") from None
         captured = _captured(trace)
         if captured:
             shapes = ", ".join(map(str, captured))
@@ -147,7 +148,7 @@ class _Program:
             with torch.no_grad():
                 self.run = build(trace, inputs)
         except Exception as error:  # no C++ compiler, say
-            raise NotCompiled(f"they cannot be compiled ({_first_line(error)})") from None
+            raise NotCompiled(f"they cannot be compiled ({first_line(error)})") from None
 
     def _flat(self, part: Episodes, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The chunk's contribution as a list, as a function of the learner's tensors and those of the chunk."""
@@ -239,7 +240,3 @@ def _same(compiled: Tensor, eager: Tensor) -> bool:
         return False
     difference = (compiled - eager)[finite].abs()
     return bool((difference <= ROUNDING * eager[finite].abs().max().clamp(min=1e-6)).all()) if difference.numel() else True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
