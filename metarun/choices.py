@@ -16,7 +16,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.config import CONFIGS, LATER, ConfigError, digest
+from metarun.config import CONFIGS, LATER, ConfigError, digest, resolved
 from metarun.hydra_compat import use_loader
 from metarun.trust import CheckedLoader
 
@@ -120,12 +120,7 @@ def choices_of(group: str, arguments: Sequence[str] = ()) -> dict[str, Path]:
 
 def run_name(*, _root_: DictConfig) -> str:
     """`maml-sine/1f0c9a2b-seed0`: the choices, a digest of all that determines the result, and the seed."""
-    config = OmegaConf.to_container(_root_, resolve=False)
-    choices = _root_.hydra.runtime.choices
-    if not isinstance(config, dict):
-        raise TypeError("the configuration is no mapping")
-    config.pop("hydra", None)
-    plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    choices, plain = _root_.hydra.runtime.choices, resolved(_root_)
     drop_later_keys(plain)
     if choices.get("budget") == "full":  # which changes nothing
         plain.pop("budget")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir())
@@ -52,6 +52,14 @@ def digest(plain: Mapping[str, Any], keep: Iterable[str] = ()) -> str:
     for node in kept.keys() & ignored.keys():
         kept[node] = {key: value for key, value in kept[node].items() if key not in ignored[node]}
     return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration without Hydra's own part, interpolations resolved."""
+    own: Any = OmegaConf.to_container(config, resolve=False)
+    own.pop("hydra", None)
+    plain: Any = OmegaConf.to_container(OmegaConf.create(own), resolve=True)
+    return {str(key): value for key, value in plain.items()}
 
 
 def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -20,7 +20,7 @@ from metarun.config import CONFIGS, ConfigError
 from metarun.declared import modules_in
 from metarun.folder import check_folder
 from metarun.hydra_compat import is_basic
-from metarun.trust import folder_of, resolved
+from metarun.trust import folder_of
 
 if TYPE_CHECKING:
     from metarun.sweep import Job
@@ -126,7 +126,7 @@ class Sweeper(sweeper.Sweeper):
             config = self.compose(own)
             path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
             if not config.restart:
-                check_folder(path, resolved(config))
+                check_folder(path, config)
             jobs.append(Job(own, path, source_digest(config), config, anew=config.restart))
         return jobs
 

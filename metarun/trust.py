@@ -42,7 +42,7 @@ class CheckedLoader(ConfigLoader):
             self._check_untouched(config.hydra, run_mode)
         check_composed(config)
         if from_shell and run_mode == RunMode.RUN and not config.restart:
-            check_folder(Path(config.hydra.run.dir), resolved(config))
+            check_folder(Path(config.hydra.run.dir), config)
         return config
 
     def _check_search_path(self, config_name: str | None, overrides: list[str]) -> None:
@@ -126,15 +126,6 @@ def check_composed(config: DictConfig) -> None:
             _check_instantiated(hydra.get(part), f"hydra.{part}")  # Hydra itself checks that it is a plugin
         for part in ("job_logging", "hydra_logging"):
             _check_logging(hydra.get(part) or {}, f"hydra.{part}")
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """A composed configuration without Hydra's own part, interpolations resolved."""
-    own = config.copy()
-    with open_dict(own):
-        del own["hydra"]
-    plain: Any = OmegaConf.to_container(own, resolve=True)
-    return {str(key): value for key, value in plain.items()}
 
 
 def _check_instantiated(node: Any, key: str, *, inside: bool = False) -> None:
