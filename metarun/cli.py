@@ -186,10 +186,10 @@ failed: list[Exception] = []
 def write_failure(message: str) -> None:
     """Record a failure in the run directory, where the sweep looks for it."""
     from metarun.files import SCHEMA
-    from metarun.tracking import FINAL, RunFolder
+    from metarun.tracking import RunFolder
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
-    if (folder.results() or {}).get("status") not in FINAL:
+    if folder.final_results() is None:
         folder.write_results({"schema": SCHEMA, "status": "failed", "stopped": message})
 
 
@@ -197,24 +197,21 @@ def run_or_show(config: DictConfig) -> None:
     """Run, or print the result of a run that is finished."""
     if "search" in config and HydraConfig.get().mode == RunMode.RUN:
         raise ConfigError("+search needs multirun: add -m")
-    from metarun.tracking import FINAL, RunFolder, source_digest
+    from metarun.tracking import RunFolder, source_digest
 
     check_own_keys(config)
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     chosen = HydraConfig.get().runtime.choices
     choices = {group: chosen[group] for group in CHOICES} | {"cl": methods(chosen)}
     with joined() as ranks:
-        earlier = None if config.restart else ranks.broadcast(folder.results())
-        made = earlier is not None and earlier.get("status") in FINAL
-        if earlier is not None and made:
-            found = earlier
-        else:
+        earlier = found = None if config.restart else ranks.broadcast(folder.final_results())
+        if found is None:
             from metarun.run import run
 
             found = run(config, choices, folder.path, ranks)
         if not ranks.first:
             return
-    if made:
+    if earlier is not None:
         log.info("Already %s", found["status"])
         if found["environment"]["source"] != source_digest(config):
             log.warning("This run was made by other code than metarun's present one; restart=true makes it again")

@@ -36,10 +36,10 @@ class Job:
 
     def __init__(self, overrides: Sequence[str], path: Path, source: str, config: Any = None, *, anew: bool = False) -> None:
         self.overrides, self.folder, self.source, self.config = tuple(overrides), RunFolder(path), source, config
-        found = self.folder.results() or {}
+        earlier = None if anew else self.folder.final_results()
         self._stamps = self._look()
-        self.skipped = not anew and found.get("status") in FINAL
-        self._known = str(found["status"]) if self.skipped else None
+        self.skipped = earlier is not None
+        self._known = None if earlier is None else str(earlier["status"])
 
     @property
     def status(self) -> str:

@@ -57,6 +57,15 @@ class RunFolder:
         """
         return read_results(self.results_path)
 
+    def final_results(self) -> dict[str, Any] | None:
+        """The results of a run that is finished or has diverged; None for any other.
+
+        Raises:
+            ConfigError: they are of another version.
+        """
+        results = self.results()
+        return results if results is not None and results.get("status") in FINAL else None
+
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json atomically; numbers that are not finite become null."""
         with replacing(self.results_path) as file:
@@ -248,17 +257,18 @@ def git_commit() -> str | None:
     if git is None or not (PACKAGE.parent / ".git").exists():
         return None
 
-    def output(*command: str) -> str:
-        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        full = [git, "-C", str(PACKAGE.parent), *command]
-        return subprocess.run(full, capture_output=True, text=True, timeout=10, check=True, env=environment).stdout.strip()  # noqa: S603
-
+    command = [git, "-C", str(PACKAGE.parent), "status", "--porcelain=v2", "--branch", "--untracked-files=no", "--", *CODE]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        commit = output("describe", "--always", "--abbrev=12", "--exclude=*")
-        changed = output("status", "--porcelain", "--untracked-files=no", "--", *CODE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{commit}-dirty" if changed else commit
+    lines = done.stdout.splitlines()
+    commit = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    if commit == "(initial)":
+        return None
+    changed = any(not line.startswith("#") for line in lines)
+    return f"{commit[:12]}-dirty" if changed else commit[:12]
 
 
 def _number_events(folder: Path) -> None:
