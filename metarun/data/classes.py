@@ -147,6 +147,23 @@ class ClassData(Data):
         return self.examples
 
 
+def check_shares(shares: tuple[float, float, float]) -> None:
+    """Raise a `RangeError` unless ``shares`` divide classes into three splits."""
+    require(min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6, "split", list(shares), "three shares that sum to 1")
+
+
+def random_split(classes: int, shares: tuple[float, float, float], seed: int, draw: str = "class split") -> dict[Split, Numbers]:
+    """Indices of the classes of each split, at random; shares are rounded to whole classes. ``draw`` names the random draw.
+
+    Raises:
+        RangeError: the shares are negative or do not sum to 1.
+    """
+    check_shares(shares)
+    order = np.random.default_rng(derive(seed, draw)).permutation(classes)
+    ends = [round(shares[0] * classes), round((shares[0] + shares[1]) * classes)]
+    return dict(zip(("train", "val", "test"), np.split(order, ends), strict=True))
+
+
 def stage_splits(
     classes: int, stages: int, seed: int, blocks: Sequence[Numbers] | None = None, name: str = "group"
 ) -> dict[str, dict[Split, Numbers]]:

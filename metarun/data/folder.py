@@ -10,10 +10,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metarun.config import ConfigError, nearest, require
 from metarun.data import archives
-from metarun.data.classes import Classes, stage_splits
+from metarun.data.classes import Classes, check_shares, random_split, stage_splits
 from metarun.data.images import ImageData, Rotations
 from metarun.data.source import Split, TaskShape, task_shapes
-from metarun.rng import derive
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -70,15 +69,19 @@ class Folder(ImageData):
     ) -> None:
         require(size > 0, "size", size, "1 or more pixels")
         require(channels in (1, 3), "channels", channels, "3 for colour or 1 for grey")
-        require(min(split) >= 0 and abs(sum(split) - 1) < 1e-6, "split", list(split), "three shares that sum to 1")
+        check_shares(split)
         train, test = task_shapes(ways, shots, queries, train_ways, train_shots, train_queries)
         root = Path(path).expanduser()
         files = find_images(root)
-        parts = listed_split(Path(lists).expanduser(), files) if lists else random_split(sorted(files), split, split_seed)
+        names = sorted(files)
+        if lists:
+            parts = listed_split(Path(lists).expanduser(), files)
+        else:
+            drawn = random_split(len(names), split, split_seed, "folder split")
+            parts = {which: [names[i] for i in members] for which, members in drawn.items()}
         for which, members in parts.items():
             _check_sizes(root, files, members, train if which == "train" else test)
         decoded = archives.cached(_cache_name(files, size, channels), {"images"}, lambda: decode(files, size, channels))
-        names = sorted(files)
         numbers = {which: np.array([names.index(member) for member in members]) for which, members in parts.items()}
         super().__init__(
             "folder",
@@ -130,13 +133,6 @@ def listed_split(lists: Path, files: dict[str, list[Path]]) -> dict[Split, list[
                 raise ConfigError(f"{path}: class {name} is also in {seen[name]}")
             seen[name] = path.name
     return parts
-
-
-def random_split(classes: list[str], shares: tuple[float, float, float], seed: int) -> dict[Split, list[str]]:
-    """The classes of each split, at random; shares are rounded to whole classes."""
-    order = [classes[i] for i in np.random.default_rng(derive(seed, "folder split")).permutation(len(classes))]
-    first, second = round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order))
-    return {"train": order[:first], "val": order[first:second], "test": order[second:]}
 
 
 def _check_sizes(root: Path, files: dict[str, list[Path]], members: list[str], shape: TaskShape) -> None:

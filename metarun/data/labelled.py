@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.config import ConfigError, require
-from metarun.data.classes import ClassData, Classes, Numbers, stage_splits
-from metarun.data.source import Split, task_shapes
-from metarun.rng import derive
+from metarun.config import ConfigError
+from metarun.data.classes import ClassData, Classes, random_split, stage_splits
+from metarun.data.source import task_shapes
 
 
 class LabelledData(ClassData):
@@ -75,15 +74,3 @@ def standardised(x: Tensor, classes: Classes) -> Tensor:
     members = torch.cat([x[start : start + size] for start, size in spans])
     std, mean = torch.std_mean(members, 0, correction=0)
     return torch.where(std > 0, (x - mean) / std.where(std > 0, torch.ones_like(std)), 0.0)
-
-
-def random_split(classes: int, shares: tuple[float, float, float], seed: int) -> dict[Split, Numbers]:
-    """Indices of the classes of each split, at random; shares are rounded to whole classes.
-
-    Raises:
-        RangeError: the shares are negative or do not sum to 1.
-    """
-    require(min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6, "split", list(shares), "three shares that sum to 1")
-    order = np.random.default_rng(derive(seed, "class split")).permutation(classes)
-    ends = [round(shares[0] * classes), round((shares[0] + shares[1]) * classes)]
-    return dict(zip(("train", "val", "test"), np.split(order, ends), strict=True))

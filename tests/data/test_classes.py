@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from metarun.config import ConfigError, RangeError
-from metarun.data.classes import Classes
-from metarun.data.labelled import LabelledData, random_split, standardised
+from metarun.data.classes import Classes, random_split
+from metarun.data.labelled import LabelledData, standardised
 from metarun.data.source import TaskShape
 from metarun.data.stream import ClassStream
 
