@@ -1,14 +1,17 @@
 """The board: every published value beside its measurement under the full protocol, from records alone. Imports no torch."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from metarun.metric import ACCURACY, KNOWN, Metric
 from metarun.report.published import Published, papers
 from metarun.report.records import Cell, Measured, Record, cells
+from metarun.report.render import grid
+from metarun.report.scores import Measure, average, distinct, mean_of, printed, text
 from metarun.report.statistics import over_seeds
 from metarun.report.verdict import SEEDS, margin, seeds_wanted, verdict
 
@@ -59,30 +62,25 @@ class Entry:
 
     def cells(self) -> list[str]:
         """The texts of its row, one per column of `HEADS`."""
-        mark = "" if self.published.verified == "paper" else " ?"
-        interval = f" ± {self.published.ci95:.{self.published.digits}f}" if self.published.ci95 is not None else ""
-        printed = f"{self.published.value:.{self.published.digits}f}{interval}{mark}"
         first = [f"`{self.cell.name}`", self.figure if self.figure not in ("test", "acc") else ""]
         if not self.runs:
-            return [*first, "", "", printed, "", NOT_RUN, *[""] * 7]
-        digits = self.metric.digits
-        mean, ci95 = over_seeds(self.values)
-        measured = f"{mean:.{digits}f}" + ("" if ci95 is None else f" ± {ci95:.{digits}f}") if np.isfinite(mean) else "not finite"
-        tasks = [ci for run in self.runs if (ci := run.figures[self.figure][1]) is not None]
+            return [*first, "", "", text(printed(self.published)), "", NOT_RUN, *[""] * 7]
+        measured = mean_of(self.values, self.metric.digits)
+        over_tasks = average(run.figures[self.figure][1] for run in self.runs)
         return [
             *first,
-            measured,
-            f"± {sum(tasks) / len(tasks):.{digits}f}" if len(tasks) == len(self.runs) else "",
-            printed,
+            text(measured),
+            "" if over_tasks is None else f"± {over_tasks:.{self.metric.digits}f}",
+            text(printed(self.published)),
             f"± {margin(self.published, self.metric):.3g}",
             self.verdict,
             str(len(self.runs)),
-            str(self.seeds_wanted) if np.isfinite(mean) else "",
-            _distinct(f"{run.updates:,}" for run in self.runs),
-            _distinct(f"{run.test_tasks:,}" for run in self.runs if run.test_tasks),
+            str(self.seeds_wanted) if isinstance(measured, Measure) else "",
+            distinct(f"{run.updates:,}" for run in self.runs),
+            distinct(f"{run.test_tasks:,}" for run in self.runs if run.test_tasks),
             f"{sum(run.seconds for run in self.runs) / 60:.0f}",
-            _distinct(run.device for run in self.runs),
-            _distinct(run.commit or "" for run in self.runs),
+            distinct(run.device for run in self.runs),
+            distinct(run.commit or "" for run in self.runs),
         ]
 
 
@@ -111,21 +109,9 @@ def markdown(entries: list[Entry]) -> str:
         "Each figure is measured under the whole protocol of its row: every update and every test task. Measured is the mean",
         "over seeds with its 95 % interval (Student's t); over tasks is the interval over test tasks within a seed. Verdicts and",
         "margins are those of [the equivalence test](protocols.md#verdicts). A question mark marks a published figure that was not",
-        "read in the paper itself. Minutes are of training, all seeds together. `python scripts/reproduce.py` runs what is missing",
-        "and writes this page from the records in [reproduced/](reproduced/), one file a cell.",
+        "read in the paper itself. Minutes are training time, summed over seeds. `python scripts/reproduce.py` runs the missing",
+        "cells and writes this page from the records in [reproduced/](reproduced/), one file per cell.",
     ]
-    paper = None
-    for entry in entries:
-        if entry.published.paper != paper:
-            paper = entry.published.paper
-            lines += ["", f"## {papers()[paper]}", "", _row(HEADS), _row(["---"] * len(HEADS))]
-        lines.append(_row(entry.cells()))
+    for paper, of_paper in groupby(entries, key=lambda entry: entry.published.paper):
+        lines += ["", f"## {papers()[paper]}", "", *grid(HEADS, (entry.cells() for entry in of_paper))]
     return "\n".join(lines) + "\n"
-
-
-def _row(cells: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _distinct(texts: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(text for text in texts if text))

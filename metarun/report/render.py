@@ -3,6 +3,7 @@
 import csv as csv_format
 import io
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from metarun.files import replacing
 from metarun.report import figures
 from metarun.report.rows import Row
-from metarun.report.scores import Cell, Measure
+from metarun.report.scores import Cell, Measure, text
 from metarun.report.table import Table
 
 if TYPE_CHECKING:
@@ -36,10 +37,14 @@ def save(table: Table, folder: Path) -> list[Path]:
 
 def markdown(table: Table) -> str:
     """A Markdown table, followed by the notes as a list."""
-    lines: list[list[str]] = [table.heads, ["---"] * len(table.heads)]
-    lines += [[cell if isinstance(cell, str) else cell.text() for cell in line] for line in table.lines]
     notes = ["", *(f"- {note}" for note in table.notes)] if table.notes else []
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + notes)
+    return "\n".join(grid(table.heads, table.lines) + notes)
+
+
+def grid(heads: Sequence[str], lines: Iterable[Sequence[Cell]]) -> list[str]:
+    """The lines of a Markdown table."""
+    rows = [heads, ["---"] * len(heads), *([text(cell) for cell in line] for line in lines)]
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def latex(table: Table) -> str:
@@ -53,13 +58,13 @@ def latex(table: Table) -> str:
 def csv(table: Table) -> str:
     """CSV; a measure takes two columns, mean and interval."""
     measures = [any(isinstance(line[i], Measure) for line in table.lines) for i in range(len(table.heads))]
-    text = io.StringIO()
-    writer = csv_format.writer(text, lineterminator="\n")
+    buffer = io.StringIO()
+    writer = csv_format.writer(buffer, lineterminator="\n")
     heads = ([head, f"{head} ci95"] if two else [head] for head, two in zip(table.heads, measures, strict=True))
     writer.writerow([name for names in heads for name in names])
     for line in table.lines:
         writer.writerow([part for cell, two in zip(line, measures, strict=True) for part in _parts(cell, two)])
-    return text.getvalue()
+    return buffer.getvalue()
 
 
 def picture(table: Table) -> "Figure | None":

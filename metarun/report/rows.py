@@ -9,7 +9,7 @@ import numpy as np
 from metarun.metric import ACCURACY, Metric
 from metarun.report.published import Published, published
 from metarun.report.runs import Run
-from metarun.report.scores import Cell, mean_of, score
+from metarun.report.scores import Cell, average, mean_of, score
 from metarun.report.sweeps import Sweep, published_name
 
 
@@ -52,8 +52,7 @@ class Row:
     @property
     def over_tasks(self) -> float | None:
         """The interval over test tasks within a seed, averaged over seeds."""
-        intervals = [ci for run in self.runs if (ci := score(run, self.figure)[1]) is not None]
-        return sum(intervals) / len(intervals) if intervals and len(intervals) == len(self.runs) else None
+        return average(score(run, self.figure)[1] for run in self.runs)
 
     @property
     def state(self) -> str:

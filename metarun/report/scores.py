@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metarun.report.published import Published
 from metarun.report.runs import Run
 from metarun.report.statistics import over_seeds
 
@@ -25,6 +26,35 @@ class Measure(NamedTuple):
 
 Cell = str | Measure
 """Content of a table cell."""
+
+
+def printed(published: Published) -> Measure:
+    """A published value as tables show it; a question mark if it was not read in the paper.
+
+    Raises:
+        ValueError: the paper prints no value.
+    """
+    if published.value is None:
+        raise ValueError("expected a published value; the paper has curves alone")
+    mark = "" if published.verified == "paper" else " ?"
+    return Measure(published.value, published.ci95, published.digits, mark=mark)
+
+
+def text(cell: Cell) -> str:
+    """A cell as text."""
+    return cell if isinstance(cell, str) else cell.text()
+
+
+def average(intervals: Iterable[float | None]) -> float | None:
+    """The mean of intervals over seeds; None if there are none, or one is missing."""
+    values = list(intervals)
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present and len(present) == len(values) else None
+
+
+def distinct(values: Iterable[str]) -> str:
+    """The different values among ``values``, in order, without empty ones."""
+    return ", ".join(dict.fromkeys(value for value in values if value))
 
 
 def score(run: Run, figure: str) -> tuple[float | None, float | None]:

@@ -11,7 +11,7 @@ from metarun.report import sweeps
 from metarun.report.rows import Row
 from metarun.report.rows import rows as rows_of
 from metarun.report.runs import Run
-from metarun.report.scores import Cell, Measure, mean_of
+from metarun.report.scores import Cell, Measure, distinct, mean_of, printed
 from metarun.report.statistics import over_seeds
 from metarun.report.verdict import SEEDS, margin, seeds_wanted, verdict
 
@@ -89,8 +89,7 @@ def _beside_published(rows: Sequence[Row], method: int | None) -> list[dict[str,
         if row.over_tasks is not None:
             line["over tasks"] = f"± {row.over_tasks:.{row.metric.digits}f}"
         if row.published and row.published.value is not None:
-            mark = "" if row.published.verified == "paper" else " ?"
-            line["published"] = Measure(row.published.value, row.published.ci95, row.published.digits, mark=mark)
+            line["published"] = printed(row.published)
             allowed = margin(row.published, row.metric) if row.runs else 0.0  # the metric is known from runs only
             line["margin"] = f"± {allowed:.3g}" if row.runs else ""
             if isinstance(measured, Measure):
@@ -136,13 +135,13 @@ def _provenance(row: Row) -> dict[str, Cell]:
     return {
         "state": row.state,
         "seeds": str(len(row.runs) or ""),
-        "test tasks": _distinct(f"{run.test.get('n_tasks', 0):,}" for run in row.runs if run.test),
-        "batch norm": _distinct(of_run["protocol"]["batch_norm"] or "" for of_run in results if "protocol" in of_run),
-        "updates": _distinct(f"{of_run['train']['iterations']:,}" for of_run in results if of_run.get("train")),
+        "test tasks": distinct(f"{run.test.get('n_tasks', 0):,}" for run in row.runs if run.test),
+        "batch norm": distinct(of_run["protocol"]["batch_norm"] or "" for of_run in results if "protocol" in of_run),
+        "updates": distinct(f"{of_run['train']['iterations']:,}" for of_run in results if of_run.get("train")),
         "budget": row.budget,
         "changed": f"`{row.changed}`" if row.changed else "",
-        "commit": _distinct(of_run["environment"].get("git") or "" for of_run in results if "environment" in of_run),
-        "device": _distinct(of_run["environment"].get("device", "") for of_run in results if "environment" in of_run),
+        "commit": distinct(of_run["environment"].get("git") or "" for of_run in results if "environment" in of_run),
+        "device": distinct(of_run["environment"].get("device", "") for of_run in results if "environment" in of_run),
     }
 
 
@@ -158,8 +157,3 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         " 1.5 points; for a mean squared error, a tenth of the value. A question mark: not read in the paper itself.",
         *sources,
     ]
-
-
-def _distinct(values: Iterable[str]) -> str:
-    """The distinct values that are not empty."""
-    return ", ".join(dict.fromkeys(value for value in values if value))
