@@ -1,6 +1,6 @@
-"""The rooms of metarun stand in layers: each imports from the layers below it alone, and no modules import each other in a circle.
+"""The modules of metarun form layers: each imports only from the layers below its own, and there are no import cycles.
 
-Imports within functions and for type checkers count, too. A new module at the top of `metarun/` gets its place in `LAYERS`.
+Imports inside functions and for type checkers count as well. A new module directly in `metarun/` needs an entry in `LAYERS`.
 """
 
 import ast

@@ -138,7 +138,7 @@ class _Program:
         inputs = [x.detach().clone() for x in self._inputs(part)]
         try:
             trace = make_fx(lambda *tensors: self._flat(part, tensors))(*inputs)
-        except Exception as error:  # a learner may do anything in there
+        except Exception as error:  # a learner's own code may raise anything
             raise NotCompiled(f"they cannot be traced ({first_line(error)})") from None
         captured = _captured(trace)
         if captured:
@@ -225,7 +225,7 @@ def _with_tensors(part: Episodes, tensors: Sequence[Tensor]) -> Episodes:
 
 
 def _captured(trace: GraphModule) -> list[tuple[int, ...]]:
-    """Shapes of the tensors in a trace that are neither inputs nor made by it: the program would go on with today's values."""
+    """Shapes of the tensors in a trace that are neither inputs nor created by it: a program would keep their present values."""
     made = {torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default}
     attributes = [node for node in trace.graph.nodes if node.op == "get_attr"]
     names = dict.fromkeys(str(node.target) for node in attributes if any(user.target not in made for user in node.users))
